@@ -1,0 +1,69 @@
+# make demo        classify a few headlines with the shipped weights, offline
+# make test        the tests but the slow ones, on every backend installed; test-slow: the slow ones
+# make lint        ruff and mypy
+# make bench       documents per second on the backend and device at hand
+# make build       wheel and sdist in dist/
+# make test-lower  the tests with the lowest versions that pyproject.toml admits
+#
+# Each sets up what it needs in .venv. BACKEND=jax is the lightest; a .venv that has a backend
+# keeps it, and a PyTorch put there beforehand is left as it is.
+
+PYTHON   ?= python3
+VENV     ?= .venv
+BIN      := $(VENV)/bin
+PACKAGES := $(VENV)/lib/python3*/site-packages
+BACKENDS := tensorflow jax torch
+BACKEND  ?= $(firstword $(foreach name,$(BACKENDS),$(if $(wildcard $(PACKAGES)/$(name)),$(name))) \
+                        tensorflow)
+JOBS     ?= 2
+PYTEST   := $(BIN)/python -m pytest --numprocesses=$(JOBS)
+MARKS    := not slow
+
+.PHONY: demo test test-slow test-lower lint bench build test-any $(BACKENDS:%=test-%)
+.NOTPARALLEL:
+
+demo: $(VENV)/.extra-$(BACKEND)
+	KERAS_BACKEND=$(BACKEND) HF_HUB_OFFLINE=1 $(BIN)/keras-agnews classify \
+	    "Oil prices soar to an all-time record" \
+	    "Giants win in overtime after a late goal" \
+	    "Scientists launch a probe to map the far side of the moon" \
+	    "Prime minister calls for peace talks as troops leave the border"
+
+test: $(VENV)/.extra-$(BACKEND) $(VENV)/.extra-test
+	@$(MAKE) --no-print-directory --keep-going MARKS="$(MARKS)" test-any $(BACKENDS:%=test-%)
+
+test-slow: MARKS := slow
+test-slow: test
+
+test-any: $(VENV)/.extra-test
+	$(PYTEST) -m "not backend and $(MARKS)"
+
+$(BACKENDS:%=test-%): test-%: $(VENV)/.extra-test
+	@if [ -d $(PACKAGES)/$* ]; then set -x; KERAS_BACKEND=$* $(PYTEST) -m "backend and $(MARKS)"; \
+	else echo "SKIPPED: $* is not installed in $(VENV), so nothing is tested on it"; fi
+
+test-lower:
+	mkdir -p build
+	$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	    bounds = project["dependencies"] + project["optional-dependencies"]["$(BACKEND)"]; \
+	    print(*(bound.partition(";")[0].replace(">=", "==") for bound in bounds), sep="\n")' \
+	    > build/lower.txt
+	PIP_CONSTRAINT=build/lower.txt $(MAKE) test VENV=build/lower-$(BACKEND) BACKEND=$(BACKEND)
+
+lint: $(VENV)/.extra-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.extra-$(BACKEND) $(VENV)/.extra-bench
+	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m benchmarks.throughput
+
+build: $(VENV)/.extra-test
+	$(BIN)/python -m build
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.extra-%: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --editable ".[$*]"
+	touch $@

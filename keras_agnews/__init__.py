@@ -1,0 +1,149 @@
+"""News text to topics in Keras 3: serializable layers and a model zoo.
+
+    import keras_agnews
+
+    clf = keras_agnews.load("tiny-transformer")
+    clf.classify("Oil prices soar to an all-time record")
+
+Importing this package imports neither Keras nor a backend. As soon as Keras is imported, by
+whomever, the package's layers are registered, so that `keras.saving.load_model` finds them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# The public names, by the module that has them; each is imported when it is first asked for.
+_PUBLIC = {
+    "classifier": ("Prediction", "TextClassifier"),
+    "errors": (
+        "BundleError",
+        "DataError",
+        "DownloadError",
+        "InputError",
+        "KerasAgnewsError",
+        "MissingDependencyError",
+        "NotFoundError",
+        "TrainingError",
+    ),
+    "loading": ("load",),
+    "registry": ("list_models", "register"),
+    "training": ("WarmupLinearDecay", "finetune"),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+_MODULES = {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
+_REGISTERING = ("layers", "classifier", "training")  # the modules whose classes a .keras file names
+
+__all__ = [
+    "BundleError",
+    "DataError",
+    "DownloadError",
+    "InputError",
+    "KerasAgnewsError",
+    "MissingDependencyError",
+    "NotFoundError",
+    "Prediction",
+    "TextClassifier",
+    "TrainingError",
+    "WarmupLinearDecay",
+    "__version__",
+    "finetune",
+    "list_models",
+    "load",
+    "register",
+]
+
+if TYPE_CHECKING:
+    from keras_agnews.classifier import Prediction, TextClassifier
+    from keras_agnews.errors import (
+        BundleError,
+        DataError,
+        DownloadError,
+        InputError,
+        KerasAgnewsError,
+        MissingDependencyError,
+        NotFoundError,
+        TrainingError,
+    )
+    from keras_agnews.loading import load
+    from keras_agnews.registry import list_models, register
+    from keras_agnews.training import WarmupLinearDecay, finetune
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"keras_agnews.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"keras_agnews.{name}")
+    raise AttributeError(f"module 'keras_agnews' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})
+
+
+def _choose_backend() -> None:
+    """Set `KERAS_BACKEND` to what is installed, unless the user has chosen what is installed.
+
+    Keras writes a keras.json that says tensorflow even where there is none.
+    """
+    if os.environ.get("KERAS_BACKEND"):
+        return
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    try:
+        chosen = json.loads((home / "keras.json").read_text(encoding="utf-8"))["backend"]
+    except (OSError, ValueError, KeyError, TypeError):
+        chosen = None
+    for name in (chosen, "tensorflow", "jax", "torch"):
+        if isinstance(name, str) and name.isidentifier() and importlib.util.find_spec(name):
+            os.environ["KERAS_BACKEND"] = name
+            return
+
+
+def _register_layers() -> None:
+    for module in _REGISTERING:
+        importlib.import_module(f"keras_agnews.{module}")
+
+
+class _AfterKeras(importlib.abc.MetaPathFinder):
+    """Finds Keras as the others would, and registers our layers once it has been imported."""
+
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> Any:
+        if name != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            sys.meta_path.insert(0, self)
+            return None
+        loader = spec.loader
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            try:
+                execute(module)
+            except BaseException:
+                sys.meta_path.insert(0, self)  # so that a second try is seen too
+                raise
+            _register_layers()
+
+        loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if "keras" in sys.modules:
+    _register_layers()
+else:
+    _choose_backend()
+    sys.meta_path.insert(0, _AfterKeras())

@@ -1,0 +1,188 @@
+"""Ragged token ids to batches of few fixed shapes, sorted by length, and answers back in order.
+
+A compiled backend compiles once a shape, so there are few; a padded position costs as much as a
+token, so texts of like length share a batch. Both are counted in the tests, not timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_agnews.errors import InputError
+from keras_agnews.tokenizers import TokenIds
+
+# Spacing grows with length: a step of 16 at 32 wastes as large a share as one of 64 at 192.
+LENGTHS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 2048)
+_REMAINDERS = (1, 4, 16, 64)  # rows of a batch that is not full
+TOKENS_PER_BATCH = 8_192
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which texts run together, and in which shape.
+
+    Attributes:
+        indices: int `(n,)`, places of the texts in the caller's order, `n <= rows`.
+        rows: rows of the padded batch.
+        length: columns of the padded batch.
+    """
+
+    indices: np.ndarray
+    rows: int
+    length: int
+
+    @property
+    def positions(self) -> int:
+        """Positions that the model computes for this batch, padding included."""
+        return self.rows * self.length
+
+
+def bucket(length: int, limit: int) -> int:
+    """The smallest padded length that holds `length` tokens, at most `limit`."""
+    return min(next((size for size in LENGTHS if size >= length), length), limit)
+
+
+def full_rows(length: int, tokens: int = TOKENS_PER_BATCH) -> int:
+    """Rows of a full batch of this padded length: a power of two within `tokens` positions."""
+    return 1 << max(0, (tokens // length).bit_length() - 1)
+
+
+def plan(
+    lengths: np.ndarray,
+    limit: int,
+    *,
+    max_rows: int | None = None,
+    tokens: int = TOKENS_PER_BATCH,
+) -> list[Batch]:
+    """Cut texts into batches, longest first, so that each batch holds like lengths.
+
+    Args:
+        lengths: int `(n,)`, tokens of each text.
+        limit: the longest padded length, the model's `max_length`.
+        max_rows: at most so many rows a batch, e.g. the caller's `batch_size`.
+        tokens: about so many positions a batch.
+
+    Returns: batches whose `indices` together are each of `0..n-1` once.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        length = bucket(max(1, int(lengths[order[start]])), limit)
+        rows = full_rows(length, tokens)
+        if max_rows is not None:
+            rows = min(rows, max_rows)
+        left = len(order) - start
+        if left < rows:
+            rows = next((size for size in _REMAINDERS if left <= size < rows), rows)
+        batches.append(Batch(order[start : start + rows], rows, length))
+        start += rows
+    return batches
+
+
+def pad(ids: TokenIds, indices: np.ndarray, rows: int, length: int) -> np.ndarray:
+    """The texts `indices` as int32 `(rows, length)`, padded with 0 to the right and below."""
+    lengths = ids.lengths[indices]
+    starts = ids.starts[indices]
+    matrix = np.zeros((rows, length), np.int32)
+    columns = np.arange(length, dtype=np.int32)
+    present = columns < lengths[:, None]
+    matrix[: len(indices)][present] = ids.values[(starts[:, None] + columns)[present]]
+    return matrix
+
+
+def windows(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `0..count-1` in order."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+class Batches(keras.utils.PyDataset):
+    """Rows in batches of like length, each row once an epoch, for Keras's `fit` and `evaluate`.
+
+    Rows are shuffled, sorted by length within stretches of 50 batches, cut into batches, and the
+    batches shuffled: little padding, and no order by length for the optimizer to see. What an
+    epoch looks like depends on `(seed, epoch)` alone, so that a run can be resumed.
+
+    Args:
+        lengths: int `(n,)`, tokens of each row.
+        labels: int32 `(n,)`.
+        fetch: `fetch(rows, rng)` gives the model's inputs for an array of row numbers; what it
+            draws from `rng` depends on `(seed, epoch, batch)` alone.
+        batch_size: rows of a batch.
+        sample_weight: float32 `(n,)`, optional.
+        shuffle: whether to draw batches anew each epoch.
+        seed: of the shuffling; drawn where it is `None`.
+        steps: at most so many batches an epoch.
+    """
+
+    _STRETCH = 50
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        labels: np.ndarray,
+        fetch: Callable[[np.ndarray, np.random.Generator], Any],
+        batch_size: int = 32,
+        sample_weight: np.ndarray | None = None,
+        *,
+        shuffle: bool = False,
+        seed: int | None = None,
+        steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, array in (("labels", labels), ("sample weights", sample_weight)):
+            if array is not None and len(array) != len(lengths):
+                raise InputError(f"{len(array)} {name} for {len(lengths)} texts")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise InputError(f"batch_size must be a positive integer, not {batch_size!r}")
+        self._lengths, self.labels, self._fetch = lengths, labels, fetch
+        self._batch_size, self._sample_weight, self._shuffle = batch_size, sample_weight, shuffle
+        self._seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
+        self._steps = steps
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Lay out the batches of that epoch, and leave out those before `first_batch`."""
+        rng = np.random.default_rng([self._seed, epoch])
+        order = np.arange(len(self.labels))
+        if self._shuffle:
+            order = rng.permutation(order)
+            stretch = self._STRETCH * self._batch_size
+            parts = [order[window] for window in windows(len(order), stretch)]
+            order = np.concatenate([part[self._longest_first(part)] for part in parts])
+        else:
+            order = self._longest_first(order)
+        batches = [order[window] for window in windows(len(order), self._batch_size)]
+        if self._shuffle:
+            batches = [batches[i] for i in rng.permutation(len(batches))]
+        self._epoch, self._first = epoch, first_batch
+        self._batches = batches[: self._steps][first_batch:]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows of this epoch."""
+        return np.concatenate(self._batches) if self._batches else np.empty(0, np.int64)
+
+    def on_epoch_end(self) -> None:
+        """Called by Keras after each epoch."""
+        self.start_epoch(self._epoch + 1)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        rows = self._batches[index]
+        rng = np.random.default_rng([self._seed, self._epoch, self._first + index])
+        inputs = self._fetch(rows, rng)
+        if self._sample_weight is None:
+            return inputs, self.labels[rows]
+        return inputs, self.labels[rows], self._sample_weight[rows]
+
+    def _longest_first(self, rows: np.ndarray) -> np.ndarray:
+        return np.argsort(-self._lengths[rows], kind="stable")

@@ -1,0 +1,454 @@
+"""A model on disk: read, validate, write.
+
+A bundle is a directory of `config.json`, `model.safetensors`, a vocabulary and a model card. It is
+data: everything is checked before memory is taken, and nothing that a file names is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_agnews import registry
+from keras_agnews.errors import BundleError, InputError
+from keras_agnews.tokenizers import Tokenizer, read_vocabulary, tokenizer_from_config
+
+FORMAT, FORMAT_VERSION, TASK = "keras-agnews", 1, "text-classification"
+CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE, CARD_FILE = (
+    "config.json",
+    "model.safetensors",
+    "vocab.txt",
+    "README.md",
+)
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_LABELS = 100_000
+_PASSING = re.compile(r"\.[0-9a-f]{8}(config\.json|model\.safetensors|vocab\.txt)(\.link)?")
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a bundle's weights are: a file beside its config, or one on a hub.
+
+    Attributes:
+        file: the file's name.
+        sha256: of the file; empty where it is not known.
+        dtype: how the numbers are stored; they are read into float32.
+        source: the hub's repository, e.g. `"hf://google-bert/bert-base-uncased"`; `None` for a
+            file beside the config.
+        revision: the full commit on the hub.
+    """
+
+    file: str
+    sha256: str = ""
+    dtype: str | None = None
+    source: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("file", "sha256", "dtype", "source", "revision"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (
+                value is None and name in ("dtype", "source", "revision")
+            ):
+                raise BundleError(f"weights.{name} must be a string, not {type(value).__name__}")
+        _check_file_name(self.file, "weights.file")
+        if self.sha256 and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise BundleError(f"weights.sha256 is not 64 hexadecimal digits: {self.sha256!r}")
+        if self.dtype is not None and self.dtype not in _DTYPES.values():
+            raise BundleError(f"weights.dtype is {self.dtype!r}, not in {list(_DTYPES.values())}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """What `config.json` says, validated.
+
+    Attributes:
+        name: the entry's name.
+        builder: name of the registered builder.
+        config: the builder's frozen config.
+        tokenizer: its `kind` and options, and the `vocabulary` file where it is not `vocab.txt`.
+        max_length: the longest text, in tokens; longer ones are cut.
+        labels: the names of the classes, in the order of the logits.
+        weights: where they are; `None` for a model that has none yet.
+        temperature: logits are divided by it before the softmax.
+        recipe: how the weights were trained.
+        results: list of what was measured: data, metric, value, on what.
+        source: where it was loaded from.
+    """
+
+    name: str
+    builder: str
+    config: Any
+    tokenizer: dict[str, Any]
+    max_length: int
+    labels: tuple[str, ...]
+    weights: Weights | None = None
+    temperature: float = 1.0
+    recipe: dict[str, Any] = field(default_factory=dict)
+    results: tuple[dict[str, Any], ...] = ()
+    source: dict[str, Any] | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the model."""
+        shapes = self.config.variables(len(self.labels)).values()
+        return sum(int(np.prod(shape)) for shape in shapes)
+
+    @property
+    def vocabulary_file(self) -> str:
+        name: str = self.tokenizer.get("vocabulary", VOCABULARY_FILE)
+        return name
+
+    def variables(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every variable of the model."""
+        variables: dict[str, tuple[int, ...]] = self.config.variables(len(self.labels))
+        return variables
+
+    def build(self) -> Any:
+        """A `keras.Model` on token ids."""
+        return registry.builder(self.builder)(self.config, len(self.labels))
+
+    def make_tokenizer(self, vocabulary: tuple[str, ...]) -> Tokenizer:
+        options = {k: v for k, v in self.tokenizer.items() if k != "vocabulary"}
+        try:
+            return tokenizer_from_config(options, vocabulary, self.max_length)
+        except InputError as error:
+            raise BundleError(f"tokenizer: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of `config.json`."""
+        values: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "task": TASK}
+        for item in dataclasses.fields(self):
+            values[item.name] = getattr(self, item.name)
+        values["config"] = self.config.to_dict()
+        values["labels"] = list(self.labels)
+        values["results"] = list(self.results)
+        if self.weights is not None:
+            known = dataclasses.asdict(self.weights)
+            values["weights"] = {k: v for k, v in known.items() if v is not None}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Bundle:
+        """Validate the JSON object of a `config.json`; `BundleError` names the field."""
+        _check(isinstance(values, dict), f"must be an object, not {type(values).__name__}")
+        values = dict(values)
+        _check(values.pop("format", None) == FORMAT, f'format must be "{FORMAT}"')
+        version = values.pop("format_version", None)
+        _check(type(version) is int and version >= 1, "format_version must be a positive integer")
+        if version > FORMAT_VERSION:
+            raise BundleError(
+                f"format_version {version} is newer than {FORMAT_VERSION}: update keras-agnews"
+            )
+        task = values.pop("task", TASK)
+        _check(task == TASK, f'task is {task!r}, this version knows "{TASK}"')
+        fields = {item.name: item for item in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - set(fields)):
+            raise BundleError(f"{unknown[0]} is not a field of format_version {FORMAT_VERSION}")
+        needed = ("name", "builder", "config", "tokenizer", "max_length", "labels")
+        if missing := [name for name in needed if name not in values]:
+            raise BundleError(f"{missing[0]} is missing")
+        for name in ("name", "builder"):
+            _check(isinstance(values[name], str) and values[name] != "", f"{name} must be a string")
+        values["config"] = registry.builder(values["builder"]).config.from_dict(values["config"])
+        values["labels"] = _labels(values["labels"])
+        length = values["max_length"]
+        limit = getattr(values["config"], "max_positions", 1 << 20)
+        _check(
+            type(length) is int and 1 <= length <= limit,
+            f"max_length is {length!r}, not an integer in 1 to {limit} (config.max_positions)",
+        )
+        for name in ("tokenizer", "recipe"):
+            kind = type(values.get(name, {}))
+            _check(kind is dict, f"{name} must be an object, not {kind.__name__}")
+        _check_file_name(
+            values["tokenizer"].get("vocabulary", VOCABULARY_FILE), "tokenizer.vocabulary"
+        )
+        temperature = values.get("temperature", 1.0)
+        _check(
+            type(temperature) in (int, float) and 0.01 <= temperature <= 100,
+            f"temperature is {temperature!r}, not a number in 0.01 to 100",
+        )
+        values["temperature"] = float(temperature)
+        results = values.get("results", ())
+        _check(
+            isinstance(results, (list, tuple)) and all(isinstance(r, dict) for r in results),
+            "results must be a list of objects",
+        )
+        values["results"] = tuple(results)
+        source = values.get("source")
+        _check(source is None or isinstance(source, dict), "source must be an object")
+        weights = values.get("weights")
+        if weights is not None:
+            _check(isinstance(weights, dict), "weights must be an object")
+            known = {item.name for item in dataclasses.fields(Weights)}
+            if unknown := sorted(set(weights) - known):
+                raise BundleError(f"weights.{unknown[0]} is not a field")
+            _check("file" in weights, "weights.file is missing")
+            values["weights"] = Weights(**weights)
+        return cls(**values)
+
+
+def read(directory: Path) -> Bundle:
+    """Read and validate `config.json`; needs no backend and takes no memory to speak of."""
+    path = directory / CONFIG_FILE
+    try:
+        return Bundle.from_dict(read_json(path))
+    except (BundleError, InputError) as error:
+        message = str(error)
+        raise BundleError(message if str(path) in message else f"{path}: {message}") from None
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of at most 1 MiB, without duplicate keys, NaN or deep nesting."""
+    try:
+        size = path.stat().st_size
+        if size > _MAX_CONFIG_BYTES:
+            raise BundleError(f"{path}: {size:,} bytes are more than a config has")
+        return json.loads(
+            path.read_bytes().decode("utf-8"),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_no_constant,
+        )
+    except FileNotFoundError:
+        raise BundleError(f"{path}: no such file") from None
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        detail = str(error) or "nested too deeply"
+        raise BundleError(detail if str(path) in detail else f"{path}: {detail}") from None
+
+
+def read_tokenizer(directory: Path, bundle: Bundle) -> Tokenizer:
+    """The bundle's tokenizer; its vocabulary must be as long as the embedding."""
+    path = directory / bundle.vocabulary_file
+    vocabulary = read_vocabulary(path)
+    expected = getattr(bundle.config, "vocabulary_size", len(vocabulary))
+    if len(vocabulary) != expected:
+        raise BundleError(
+            f"{path}: {len(vocabulary):,} tokens, but config.vocabulary_size is {expected:,}"
+        )
+    try:
+        return bundle.make_tokenizer(vocabulary)
+    except BundleError as error:
+        raise BundleError(f"{directory / CONFIG_FILE}: {error}") from None
+
+
+def read_weights(
+    path: Path, expected: Mapping[str, tuple[int, ...]], sha256: str = ""
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each variable's name and float32 value, after all names, shapes and the sum agree.
+
+    The file is mapped, not read: one tensor at a time takes memory.
+    """
+    check_weights_file(path, expected, sha256)
+    return _tensors(path, expected)
+
+
+def check_weights_file(
+    path: Path, expected: Mapping[str, tuple[int, ...]], sha256: str = ""
+) -> None:
+    """`BundleError` unless the file holds the expected tensors and, if given, has that sum."""
+    shapes = weights_header(path)
+    if unknown := sorted(set(shapes) - set(expected)):
+        raise BundleError(f"{path}: unexpected tensors {_some(unknown)}")
+    if missing := sorted(set(expected) - set(shapes)):
+        raise BundleError(f"{path}: missing tensors {_some(missing)}")
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            raise BundleError(f"{path}: {name} has shape {shapes[name]}, config.json says {shape}")
+    if sha256 and (found := file_sha256(path)) != sha256:
+        raise BundleError(
+            f"{path}: SHA-256 is {found}, weights.sha256 in config.json says {sha256}: "
+            "the file was swapped or damaged, take it anew"
+        )
+
+
+def weights_header(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in a safetensors file, all of them floats."""
+    with open_safetensors(path) as file:
+        shapes = {}
+        for name in file.keys():  # noqa: SIM118 (not a dict)
+            tensor = file.get_slice(name)
+            if tensor.get_dtype() not in _DTYPES:
+                raise BundleError(
+                    f"{path}: {name} is {tensor.get_dtype()}, not one of {', '.join(_DTYPES)}"
+                )
+            shapes[name] = tuple(tensor.get_shape())
+        return shapes
+
+
+def open_safetensors(path: Path) -> Any:
+    """`safetensors.safe_open` for NumPy; a damaged or missing file is a `BundleError`."""
+    import ml_dtypes  # noqa: F401  (teaches NumPy bfloat16, which safetensors then reads)
+    import safetensors
+
+    if not path.is_file():
+        raise BundleError(f"{path}: no such file")
+    try:
+        return safetensors.safe_open(path, framework="np")
+    except (safetensors.SafetensorError, OSError, MemoryError, ValueError) as error:
+        raise BundleError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def _tensors(path: Path, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    with open_safetensors(path) as file:
+        for name in names:
+            yield name, np.asarray(file.get_tensor(name), dtype=np.float32)
+
+
+def write(
+    directory: Path,
+    bundle: Bundle,
+    vocabulary: tuple[str, ...],
+    tensors: Mapping[str, np.ndarray],
+    dtype: str = "float32",
+    card: str | None = None,
+) -> Bundle:
+    """Write a bundle, so that a crash at any moment leaves the old model or the new one.
+
+    Args:
+        directory: made where it is missing; a bundle in it is replaced, other files stay.
+        bundle: what `config.json` will say, but for its weights.
+        vocabulary: tokens in the order of their ids.
+        tensors: name to float32 value, as `bundle.variables()`.
+        dtype: `"float32"` or `"float16"`, how the weights are stored.
+        card: text of README.md, written where there is none.
+
+    Returns: the bundle as written.
+    """
+    import safetensors.numpy
+
+    if dtype not in ("float32", "float16"):
+        raise InputError(f"dtype is {dtype!r}, not 'float32' or 'float16'")
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file: give another output directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    stored = {name: np.ascontiguousarray(tensors[name], dtype) for name in bundle.variables()}
+    for name, array in stored.items():
+        if not np.isfinite(array).all():
+            raise InputError(f"{name} has values that are not finite in {dtype}: nothing written")
+    token = f".{uuid.uuid4().hex[:8]}"
+    weights, words = directory / (token + WEIGHTS_FILE), directory / (token + VOCABULARY_FILE)
+    try:
+        safetensors.numpy.save_file(stored, weights, metadata={"format": "np"})
+        words.write_bytes("".join(f"{word}\n" for word in vocabulary).encode("utf-8"))
+        for path in (weights, words):
+            _flush(path)
+        pin = Weights(file=WEIGHTS_FILE, sha256=file_sha256(weights), dtype=dtype)
+        final = dataclasses.replace(
+            bundle, weights=pin, tokenizer=_without(bundle.tokenizer, "vocabulary")
+        )
+        if (directory / CONFIG_FILE).exists():
+            # The rename of config.json commits: until then it names the old files, from then on
+            # the new ones under their passing names, which become the usual ones after it.
+            passing = dataclasses.replace(
+                final,
+                weights=dataclasses.replace(pin, file=weights.name),
+                tokenizer=final.tokenizer | {"vocabulary": words.name},
+            )
+            write_json(directory / CONFIG_FILE, passing.to_dict())
+        for path, name in ((weights, WEIGHTS_FILE), (words, VOCABULARY_FILE)):
+            _replace_by_copy(path, directory / name)
+        write_json(directory / CONFIG_FILE, final.to_dict())
+    finally:
+        # Ours, and what an earlier write that was killed may have left.
+        named = _named_files(directory)
+        for path in directory.glob(".*"):
+            if _PASSING.fullmatch(path.name) and path.name not in named:
+                path.unlink(missing_ok=True)
+    if card is not None and not (directory / CARD_FILE).exists():
+        (directory / CARD_FILE).write_text(card, encoding="utf-8")
+    return final
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _named_files(directory: Path) -> set[str]:
+    try:
+        bundle = read(directory)
+    except BundleError:
+        return set()
+    return {bundle.vocabulary_file, bundle.weights.file if bundle.weights else ""}
+
+
+def _replace_by_copy(path: Path, target: Path) -> None:
+    """`target` becomes the content of `path`, which stays, in one step."""
+    link = path.with_name(path.name + ".link")
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, link)
+    os.replace(link, target)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON file by rename: a crash leaves the old one or the new one."""
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    _flush(temporary)
+    os.replace(temporary, path)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _labels(values: Any) -> tuple[str, ...]:
+    _check(isinstance(values, (list, tuple)), "labels must be a list")
+    _check(1 <= len(values) <= _MAX_LABELS, f"labels must be 1 to {_MAX_LABELS:,} names")
+    for i, label in enumerate(values):
+        _check(isinstance(label, str) and label != "", f"labels[{i}] must be a non-empty string")
+    _check(len(set(values)) == len(values), "labels must differ from each other")
+    return tuple(values)
+
+
+def _check_file_name(name: Any, what: str) -> None:
+    plain = isinstance(name, str) and re.fullmatch(r"[\w.][\w.\-]{0,199}", name, re.ASCII)
+    if not plain or set(name) <= {"."}:
+        raise BundleError(f"{what} must be a file name beside config.json, not {name!r}")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise BundleError(message)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise BundleError(f"the key {key!r} stands twice")
+        values[key] = value
+    return values
+
+
+def _no_constant(name: str) -> None:
+    raise BundleError(f"{name} is not a JSON number")
+
+
+def _without(values: dict[str, Any], key: str) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k != key}
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

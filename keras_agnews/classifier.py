@@ -1,0 +1,505 @@
+"""`TextClassifier`, the Keras model that users hold: strings in, labels out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import uuid
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+import numpy as np
+
+from keras_agnews import batching, bundle
+from keras_agnews.bundle import Bundle
+from keras_agnews.errors import InputError
+from keras_agnews.inference import Forward, compile_forward
+from keras_agnews.tokenizers import UNKNOWN, Tokenizer, write_vocabulary
+
+# Texts whose tokens are in memory at a time: enough to sort by length with little waste.
+WINDOW = 4_096
+_AHEAD = 64  # batches that wait for the compute thread: bounds memory, hides tokenization
+_DEFAULT_LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one text.
+
+    Attributes:
+        label: the most probable label.
+        score: its probability.
+        scores: the probability of every label.
+        truncated: whether the text was longer than the model's `max_length` and was cut.
+    """
+
+    label: str
+    score: float
+    scores: dict[str, float]
+    truncated: bool
+
+
+@keras.saving.register_keras_serializable(package="keras_agnews")
+class TextClassifier(keras.Model):
+    """A tokenizer and a Keras model on token ids, as one Keras model on strings.
+
+    Made by `keras_agnews.load`. `fit` and `evaluate` take texts and labels; `predict` gives
+    probabilities and `classify` labels; calling it on token ids gives logits, as `clf.model` does.
+
+    Args:
+        description: the `Bundle` that says what it is.
+        tokenizer: texts to ids; `None` only until `load_assets` reads its vocabulary.
+
+    Example:
+
+    ```python
+    clf = keras_agnews.load("tiny-transformer")
+    clf.classify("Oil prices soar to an all-time record").label      # "Business"
+    ```
+    """
+
+    def __init__(
+        self, description: Bundle, tokenizer: Tokenizer | None = None, **kwargs: Any
+    ) -> None:
+        kwargs.setdefault("name", re.sub(r"\W", "_", description.name))
+        super().__init__(**kwargs)
+        self._description = description
+        self._tokenizer = tokenizer
+        self.model = description.build()
+        self._forward = compile_forward(self.model)
+        self._features_forward: Forward | None = None
+        self.built = True
+
+    # What it is.
+
+    @property
+    def description(self) -> Bundle:
+        """Everything that `config.json` would say of it."""
+        return self._description
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self._description.labels
+
+    @property
+    def max_length(self) -> int:
+        """The longest text in tokens; longer ones are cut."""
+        return self._description.max_length
+
+    @property
+    def temperature(self) -> float:
+        """Logits are divided by it before the softmax."""
+        return self._description.temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self.describe(temperature=float(value))
+
+    @property
+    def source(self) -> dict[str, Any] | None:
+        """Where the weights came from."""
+        return self._description.source
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Texts to token ids."""
+        if self._tokenizer is None:
+            raise InputError("this classifier has no vocabulary: load it with load_model or load")
+        return self._tokenizer
+
+    @property
+    def encoder(self) -> keras.layers.Layer:
+        """The layer from token ids to hidden states; see `layers.TransformerEncoder`."""
+        return self.model.get_layer("encoder")
+
+    def describe(self, **changes: Any) -> None:
+        """Change fields of the description, e.g. `describe(results=(...,))`."""
+        self._description = dataclasses.replace(self._description, **changes)
+
+    # Answers.
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Logits, float32 `(batch, classes)`, of a dict of token ids."""
+        return self.model(inputs, training=training)
+
+    def predict(
+        self, x: Any, batch_size: int | None = None, verbose: Any = None, **kwargs: Any
+    ) -> np.ndarray:
+        """Probabilities of texts, in the order of the texts. Safe to call from several threads.
+
+        Args:
+            x: a str, or a list, tuple, NumPy array or pandas Series of str.
+            batch_size: at most so many texts a batch; by default as many as suit their length.
+            verbose: ignored; here for Keras's signature.
+            **kwargs: none; a name that is not known is an error.
+
+        Returns: float32 `(n, classes)`; rows sum to 1. `(1, classes)` for a str.
+        """
+        if kwargs:
+            raise InputError(f"predict() knows no {', '.join(sorted(kwargs))}")
+        texts = check_texts(x)
+        return self._probabilities(texts, batch_size)[0]
+
+    def classify(self, texts: Any, batch_size: int | None = None) -> Any:
+        """The label of each text. Safe to call from several threads.
+
+        Args:
+            texts: a str, or a list, tuple, NumPy array or pandas Series of str.
+            batch_size: at most so many texts a batch.
+
+        Returns: one `Prediction` for a str, else a list of them.
+        """
+        checked = check_texts(texts)
+        probabilities, truncated = self._probabilities(checked, batch_size)
+        best = probabilities.argmax(axis=1)
+        predictions = [
+            Prediction(self.labels[i], row[i], dict(zip(self.labels, row, strict=True)), cut)
+            for i, row, cut in zip(
+                best.tolist(), probabilities.tolist(), truncated.tolist(), strict=True
+            )
+        ]
+        return predictions[0] if isinstance(texts, str) else predictions
+
+    def predict_on_batch(self, x: Any) -> np.ndarray:
+        """As `predict`."""
+        return self.predict(x)
+
+    def features(self, texts: Any, batch_size: int | None = None) -> np.ndarray:
+        """What the classification head sees of each text, float32 `(n, hidden_size)`."""
+        if self._features_forward is None:
+            head = self.model.get_layer("head_dropout")
+            self._features_forward = compile_forward(keras.Model(self.model.input, head.input))
+        width = self.model.get_layer("head_dropout").input.shape[-1]
+        return self._run(self._features_forward, check_texts(texts), width, batch_size)[0]
+
+    def _probabilities(
+        self, texts: Sequence[str], batch_size: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        logits, truncated = self._run(self._forward, texts, len(self.labels), batch_size)
+        return softmax(logits / self.temperature), truncated
+
+    def _run(
+        self, forward: Forward, texts: Sequence[str], width: int, batch_size: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Outputs `(n, width)` in the order of the texts, and which of them were cut."""
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise InputError(f"batch_size must be a positive integer, not {batch_size!r}")
+        outputs = np.empty((len(texts), width), np.float32)
+        truncated = np.empty(len(texts), bool)
+
+        def compute(window: slice, inputs: dict[str, np.ndarray], indices: np.ndarray) -> None:
+            outputs[window][indices] = forward(inputs)[: len(indices)]
+
+        # One thread computes while this one tokenizes and pads what comes next.
+        with ThreadPoolExecutor(1, "keras_agnews") as pool:
+            running: deque[Future[None]] = deque()
+            for window in batching.windows(len(texts), WINDOW):
+                ids = self.tokenizer.batch(texts[window])
+                truncated[window] = ids.truncated
+                for batch in batching.plan(ids.lengths, self.max_length, max_rows=batch_size):
+                    matrix = batching.pad(ids, batch.indices, batch.rows, batch.length)
+                    while len(running) >= _AHEAD:
+                        running.popleft().result()
+                    task = (window, self._inputs(matrix), batch.indices)
+                    running.append(pool.submit(compute, *task))
+            while running:
+                running.popleft().result()
+        return outputs, truncated
+
+    def _inputs(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        inputs = {"input_word_ids": ids}
+        if "input_type_ids" in self.model.input:
+            inputs["input_type_ids"] = np.zeros_like(ids)
+        return inputs
+
+    # Training.
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
+        """As `keras.Model.compile`; the loss must take logits, which is what `call` gives.
+
+        Raises: `InputError` for a loss that expects probabilities: it would train wrong.
+        """
+        if expects_probabilities(loss):
+            name = loss if isinstance(loss, str) else getattr(loss, "name", str(loss))
+            raise InputError(
+                f"loss {name!r} expects probabilities and this model gives logits: pass "
+                "keras.losses.SparseCategoricalCrossentropy(from_logits=True)"
+            )
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+
+    def compile_default(self, learning_rate: float = _DEFAULT_LEARNING_RATE) -> None:
+        """Compile with AdamW, cross-entropy from logits and accuracy, as `load` does."""
+        self.compile(
+            optimizer=keras.optimizers.AdamW(learning_rate),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        return super().get_compile_config()
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if getattr(self, "optimizer", None) is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        *,
+        validation_data: Any = None,
+        validation_split: float = 0.0,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Train on texts and labels, each epoch in new batches of texts of like length.
+
+        Args:
+            x: texts; or a `keras.utils.PyDataset` of token ids, passed on to Keras.
+            y: labels, ints or label names.
+            batch_size: texts a batch, 32 by default.
+            epochs: passes over the texts.
+            validation_data: `(texts, labels)`.
+            validation_split: fraction of the texts, at the end, to validate on.
+            shuffle: whether batches are drawn anew each epoch.
+            class_weight: dict from class to weight.
+            sample_weight: float `(n,)`.
+            seed: of the shuffling.
+            **kwargs: callbacks, verbose, initial_epoch, ...: as `keras.Model.fit`.
+
+        Returns: Keras's `History`. The temperature is 1 afterwards.
+        """
+        if isinstance(x, keras.utils.PyDataset):
+            dataset = x
+        else:
+            texts, labels = check_texts(x), self.label_ids(y, len(check_texts(x)))
+            weights = None if sample_weight is None else np.asarray(sample_weight, np.float32)
+            if validation_split:
+                if not 0 < validation_split < 1:
+                    raise InputError(f"validation_split is {validation_split}, not in 0 to 1")
+                cut = int(len(texts) * (1 - validation_split))
+                if validation_data is None:
+                    validation_data = (texts[cut:], labels[cut:])
+                texts, labels = texts[:cut], labels[:cut]
+                weights = None if weights is None else weights[:cut]
+            if not len(texts):
+                raise InputError("fit() needs at least one text")
+            dataset = self.dataset(
+                texts, labels, batch_size or 32, weights, shuffle=shuffle, seed=seed
+            )
+        if validation_data is not None and not isinstance(validation_data, keras.utils.PyDataset):
+            if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+                raise InputError("validation_data must be (texts, labels)")
+            texts = check_texts(validation_data[0])
+            validation_data = self.dataset(
+                texts, self.label_ids(validation_data[1], len(texts)), batch_size or 32
+            )
+        self.describe(temperature=1.0, results=())
+        return super().fit(
+            dataset,
+            epochs=epochs,
+            validation_data=validation_data,
+            class_weight=class_weight,
+            **kwargs,
+        )
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        *,
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Loss and metrics on texts and labels, as `keras.Model.evaluate` returns them."""
+        if isinstance(x, keras.utils.PyDataset):
+            return super().evaluate(x, **kwargs)
+        texts = check_texts(x)
+        if not len(texts):
+            raise InputError("evaluate() needs at least one text")
+        weights = None if sample_weight is None else np.asarray(sample_weight, np.float32)
+        labels = self.label_ids(y, len(texts))
+        return super().evaluate(self.dataset(texts, labels, batch_size or 128, weights), **kwargs)
+
+    def dataset(
+        self,
+        texts: Sequence[str],
+        labels: np.ndarray,
+        batch_size: int = 32,
+        sample_weight: np.ndarray | None = None,
+        *,
+        word_dropout: float = 0.0,
+        **options: Any,
+    ) -> batching.Batches:
+        """Texts and int labels as batches of token ids, for `fit` and `evaluate`.
+
+        Args:
+            texts: list of str.
+            labels: int32 `(n,)`.
+            batch_size: texts a batch.
+            sample_weight: float32 `(n,)`, optional.
+            word_dropout: share of the tokens that are replaced by the unknown one, drawn anew
+                each epoch.
+            **options: `shuffle`, `seed` and `steps`, as `batching.Batches`.
+        """
+        ids = self.tokenizer.batch(check_texts(texts))
+        unknown = self.tokenizer.vocabulary.index(getattr(self.tokenizer, "unknown", UNKNOWN))
+        special = self.tokenizer.special_tokens > 0
+
+        def fetch(rows: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+            longest = max(1, int(ids.lengths[rows].max()))
+            matrix = batching.pad(ids, rows, len(rows), batching.bucket(longest, self.max_length))
+            if word_dropout:
+                drop = (rng.random(matrix.shape) < word_dropout) & (matrix != 0)
+                if special:  # the first and the last token stay
+                    drop[:, 0] = False
+                    drop[np.arange(len(rows)), ids.lengths[rows] - 1] = False
+                matrix[drop] = unknown
+            return self._inputs(matrix)
+
+        return batching.Batches(ids.lengths, labels, fetch, batch_size, sample_weight, **options)
+
+    def label_ids(self, labels: Any, count: int) -> np.ndarray:
+        """Labels, ints or names, as int32 `(count,)`; `InputError` names the index of a bad one."""
+        if labels is None:
+            raise InputError("labels are missing: pass ints or label names")
+        values = np.asarray(labels)
+        if values.ndim != 1 or len(values) != count:
+            raise InputError(f"labels have shape {values.shape}, but there are {count} texts")
+        if values.dtype.kind in "iu":
+            bad = np.flatnonzero((values < 0) | (values >= len(self.labels)))
+            if len(bad):
+                raise InputError(
+                    f"labels[{bad[0]}] is {values[bad[0]]}, not in 0 to {len(self.labels) - 1}"
+                )
+            return values.astype(np.int32)
+        index = {label: i for i, label in enumerate(self.labels)}
+        result = np.empty(count, np.int32)
+        for i, label in enumerate(values.tolist()):
+            if not isinstance(label, str) or label not in index:
+                raise InputError(
+                    f"labels[{i}] is {label!r}, not one of {', '.join(self.labels)}; "
+                    "load(..., labels=[...]) gives the model other labels"
+                )
+            result[i] = index[label]
+        return result
+
+    # Disk.
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "bundle": self._description.to_dict()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
+        return cls(Bundle.from_dict(config["bundle"]), name=config["name"])
+
+    def save_assets(self, directory: str) -> None:
+        """Called by Keras when it saves: the vocabulary goes into the .keras file."""
+        write_vocabulary(Path(directory) / bundle.VOCABULARY_FILE, self.tokenizer.vocabulary)
+
+    def load_assets(self, directory: str) -> None:
+        """Called by Keras when it loads."""
+        plain = dataclasses.replace(
+            self._description,
+            tokenizer={k: v for k, v in self._description.tokenizer.items() if k != "vocabulary"},
+        )
+        self._tokenizer = bundle.read_tokenizer(Path(directory), plain)
+
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """Save the whole thing, tokenizer and optimizer included, to a `.keras` file.
+
+        A crash leaves the old file or the new one.
+        """
+        path = Path(filepath)
+        if path.suffix != ".keras":
+            raise InputError(f"{path}: give a name that ends in .keras, or use save_bundle")
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists: overwrite=True replaces it")
+        temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
+        try:
+            super().save(temporary, **kwargs)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def save_bundle(self, directory: str | os.PathLike[str], dtype: str = "float32") -> Path:
+        """Write config.json, model.safetensors, vocab.txt and a card, for `load(directory)`.
+
+        Args:
+            directory: made where it is missing; a model in it is replaced as a whole.
+            dtype: `"float32"`, or `"float16"` for half the size.
+
+        Returns: the directory.
+        """
+        root = Path(directory)
+        arrays = {
+            variable.path: keras.ops.convert_to_numpy(variable.value)
+            for variable in self.model.weights
+        }
+        record = self._description
+        bundle.write(root, record, self.tokenizer.vocabulary, arrays, dtype, card=_card(record))
+        return root
+
+
+def check_texts(texts: Any) -> Sequence[str]:
+    """Any of the accepted forms as a sequence of str; `InputError` names a bad index."""
+    if isinstance(texts, str):
+        return [texts]
+    if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
+        raise InputError(f"texts must be a str or a list of str, not {type(texts).__name__}")
+    if hasattr(texts, "tolist"):  # NumPy array, pandas Series
+        if (dimensions := getattr(texts, "ndim", 1)) != 1:
+            raise InputError(f"texts must have one dimension, not {dimensions}")
+        texts = texts.tolist()
+    elif not isinstance(texts, (list, tuple)):
+        texts = list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"texts[{i}] is {type(text).__name__}, not str")
+    checked: Sequence[str] = texts
+    return checked
+
+
+def expects_probabilities(loss: Any) -> bool:
+    """Whether a Keras loss, by name, function or object, expects probabilities."""
+    if getattr(loss, "from_logits", None) is not None:
+        return not loss.from_logits
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
+    try:
+        known = keras.losses.get(loss) if isinstance(loss, str) else loss
+    except ValueError:
+        return False
+    name = getattr(known, "__name__", name)
+    return "crossentropy" in name or name in ("kl_divergence", "categorical_focal_crossentropy")
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities, `(n, classes)`; each row sums to 1."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
+    probabilities: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _card(description: Bundle) -> str:
+    labels = ", ".join(description.labels)
+    return (
+        f"---\nlibrary_name: keras_agnews\ntags: [keras, text-classification]\n---\n\n"
+        f"# {description.name}\n\nA text classifier with {description.parameters:,} parameters "
+        f"for the labels {labels}.\n\n"
+        "    import keras_agnews\n"
+        '    clf = keras_agnews.load("PATH OF THIS DIRECTORY")\n'
+    )

@@ -1,0 +1,726 @@
+"""The `keras-agnews` command.
+
+Standard output carries results only. Keras and its backend are imported by the commands that
+compute, and not before their arguments have been checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import json
+import logging
+import os
+import select
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO
+
+import click
+
+from keras_agnews import __version__, bundle, registry
+from keras_agnews.bundle import Bundle
+from keras_agnews.errors import (
+    InputError,
+    KerasAgnewsError,
+    MissingDependencyError,
+    NotFoundError,
+)
+
+if TYPE_CHECKING:
+    from keras_agnews.classifier import Prediction, TextClassifier
+    from keras_agnews.data import Dataset
+
+DEFAULT_MODEL = "tiny-transformer"
+BACKENDS = ("tensorflow", "jax", "torch")
+# What a shell reports of a program that SIGINT or SIGPIPE ended.
+INTERRUPTED, OUTPUT_CLOSED = 130, 141
+# A batch of standard input: so much, or what has come when so many seconds bring no more.
+_READ_BYTES = 1 << 20
+_PATIENCE = 0.005
+
+
+class _Commands(click.Group):
+    """Turns what can go wrong outside this program into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A lone surrogate becomes `\udcff`, which is its escape in JSON too.
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt:
+                # A second one ends the process while this one waits for its threads.
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                click.echo("Interrupted", err=True)
+                ctx.exit(INTERRUPTED)
+            except BrokenPipeError:
+                _discard_output()
+                ctx.exit(OUTPUT_CLOSED)
+            except KerasAgnewsError as error:
+                raise click.ClickException(str(error)) from error
+            except OSError as error:
+                _discard_output()
+                raise click.ClickException(str(error)) from error
+
+
+def _discard_output() -> None:
+    """Python writes what is left in the buffer when it ends, and would fail once more."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if Path(filename).resolve().is_relative_to(Path(__file__).resolve().parent):
+        click.echo(f"Warning: {message}", err=True)
+
+
+def _choose_backend(ctx: click.Context, parameter: click.Parameter, name: str | None) -> None:
+    if name is not None:
+        os.environ["KERAS_BACKEND"] = name
+
+
+_backend_option = click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    callback=_choose_backend,
+    expose_value=False,
+    help="What Keras computes with, instead of KERAS_BACKEND or the first one installed.",
+)
+_columns_options = (
+    click.option("--text-column", metavar="NAME", help="Column or key of the text."),
+    click.option("--label-column", metavar="NAME", help="Column or key of the label."),
+)
+_format_option = click.option(
+    "--format", "form", type=click.Choice(("text", "json")), default="text", show_default=True
+)
+
+
+def _columns(command: Any) -> Any:
+    for option in reversed(_columns_options):
+        command = option(command)
+    return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="keras-agnews", message="%(prog)s %(version)s")
+@_backend_option
+def cli() -> None:
+    """Sort news, or any short texts, into topics."""
+
+
+def main() -> None:
+    """The entry point of the command."""
+    cli(prog_name="keras-agnews")
+
+
+# Answers.
+
+
+@cli.command()
+@click.argument("texts", nargs=-1, metavar="[TEXT]... | -")
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME_OR_PATH")
+@click.option(
+    "--format", "form", type=click.Choice(("text", "jsonl")), default="text", show_default=True
+)
+@click.option("--top", type=click.IntRange(min=1), metavar="K", help="The K best labels only.")
+@_backend_option
+def classify(texts: tuple[str, ...], model: str, form: str, top: int | None) -> None:
+    """Print the label of each TEXT, or of each line of standard input.
+
+    A line out for each line in, in order, as they come. In JSONL a line is an object of text,
+    label, score (the label's probability), scores (every label's) and truncated (whether the
+    text was longer than the model takes, and was cut).
+    """
+    if "-" in texts and len(texts) > 1:
+        raise click.UsageError("'-' stands for standard input and cannot be mixed with texts")
+    streams = texts in ((), ("-",))
+    if not texts and (sys.stdin is None or _is_terminal(sys.stdin)):
+        raise click.UsageError("give texts, or pipe one a line into the command")
+    clf = _load(model)
+    write = _json_line if form == "jsonl" else _text_line
+    width = max(map(len, clf.labels))
+    for batch in read_lines(sys.stdin.buffer) if streams else (list(texts),):
+        predictions = clf.classify(batch)
+        answers = zip(batch, predictions, strict=True)
+        sys.stdout.writelines(write(text, answer, top, width) for text, answer in answers)
+        sys.stdout.flush()
+
+
+def read_lines(stream: BinaryIO) -> Iterator[list[str]]:
+    """The lines of a stream as they come: few at a time if they come slowly, else many.
+
+    Lines end with LF or CRLF, the last one also without. They are UTF-8; what is not becomes
+    U+FFFD, and a byte order mark at the start is left out.
+    """
+    first, rest = True, [b""]
+    for chunk in _chunks(stream):
+        head, newline, tail = chunk.rpartition(b"\n")
+        if not newline:
+            rest.append(chunk)
+            continue
+        lines = b"".join((*rest, head)).split(b"\n")
+        rest = [tail]
+        yield _decoded(lines, first)
+        first = False
+    if last := b"".join(rest):
+        yield _decoded([last], first)
+
+
+def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+    """What a slow writer has written, at once; of a fast one, about `_READ_BYTES` at a time."""
+    read: Callable[[int], bytes] = stream.read1  # type: ignore[attr-defined]
+    while chunk := read(_READ_BYTES):
+        parts = [chunk]
+        # A pipe holds 64 KiB, too little for a good batch, and is filled again in no time.
+        while sum(map(len, parts)) < _READ_BYTES and _more_comes(stream):
+            if not (chunk := read(_READ_BYTES)):
+                break
+            parts.append(chunk)
+        yield b"".join(parts)
+
+
+def _more_comes(stream: BinaryIO) -> bool:
+    try:
+        return bool(select.select([stream], [], [], _PATIENCE)[0])
+    except (OSError, ValueError):  # not a file, or Windows, which selects sockets only
+        return False
+
+
+def _decoded(lines: list[bytes], first: bool) -> list[str]:
+    texts = [line.removesuffix(b"\r").decode("utf-8", "replace") for line in lines]
+    if first:
+        texts[0] = texts[0].removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")  # a byte order mark
+    return texts
+
+
+def _json_line(text: str, answer: Prediction, top: int | None, width: int) -> str:
+    scores = answer.scores if top is None else dict(_best(answer, top))
+    record = {
+        "text": text,
+        "label": answer.label,
+        "score": _digits(answer.score),
+        "scores": {label: _digits(score) for label, score in scores.items()},
+        "truncated": answer.truncated,
+    }
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _text_line(text: str, answer: Prediction, top: int | None, width: int) -> str:
+    best = [(answer.label, answer.score)] if top is None else _best(answer, top)
+    labels = "  ".join(f"{_printable(label):{width}}  {score:.3f}" for label, score in best)
+    return f"{labels}  {_printable(text)}\n"
+
+
+def _best(answer: Prediction, top: int) -> list[tuple[str, float]]:
+    return sorted(answer.scores.items(), key=lambda item: -item[1])[:top]
+
+
+def _digits(score: float) -> float:
+    """As many digits as float32 has."""
+    return float(f"{score:.7g}")
+
+
+# The zoo.
+
+
+@cli.command("list")
+@click.argument("pattern", default="*")
+@_format_option
+def list_(pattern: str, form: str) -> None:
+    """List the models whose name matches PATTERN, e.g. '*bert*'."""
+    rows = [_summary(name) for name in registry.list_models(pattern)]
+    if form == "json":
+        _print_json(rows)
+    elif not rows:
+        raise NotFoundError(f"no model matches {pattern!r}: `keras-agnews list` shows all")
+    else:
+        _print_table(
+            {"name": "<", "parameters": ">", "accuracy": ">", "size": ">", "weights": "<"},
+            [
+                (row["name"], "", "", "", f"broken: {row['error']}")
+                if "error" in row
+                else (
+                    row["name"],
+                    f"{row['parameters']:,}",
+                    "" if row["accuracy"] is None else f"{row['accuracy']:.1%}",
+                    row["size"],
+                    row["weights"],
+                )
+                for row in rows
+            ],
+        )
+
+
+def _summary(name: str) -> dict[str, Any]:
+    directory = _directory(name)
+    try:
+        description = bundle.read(directory)
+        return {
+            "name": name,
+            "parameters": description.parameters,
+            "accuracy": _accuracy(description),
+            "bytes": _bytes(directory, description),
+            "size": _size(directory, description),
+            "weights": _whereabouts(directory, description),
+        }
+    except Exception as error:  # a third party's builder and files take part in this
+        return {"name": name, "error": str(error) or type(error).__name__}
+
+
+def _directory(name: str) -> Path:
+    directory = registry.find(name) or Path(name)
+    if not (directory / bundle.CONFIG_FILE).is_file():
+        known = ", ".join(registry.list_models())
+        raise NotFoundError(f"{name!r} is neither a model of the zoo nor a bundle; known: {known}")
+    return directory
+
+
+def _accuracy(description: Bundle) -> float | None:
+    measured = (r.get("value") for r in description.results if r.get("metric") == "accuracy")
+    return next((float(value) for value in measured if isinstance(value, (int, float))), None)
+
+
+def _bytes(directory: Path, description: Bundle) -> int | None:
+    """Of the files of a bundle that has its weights beside it."""
+    weights = description.weights
+    if weights is None or weights.source is not None:
+        return None
+    names = (bundle.CONFIG_FILE, weights.file, description.vocabulary_file)
+    return sum((directory / name).stat().st_size for name in names)
+
+
+def _size(directory: Path, description: Bundle) -> str:
+    if (count := _bytes(directory, description)) is None:
+        return "" if description.weights is None else "on the Hub"
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB"):
+        if value >= 1000:
+            value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"
+
+
+def _whereabouts(directory: Path, description: Bundle) -> str:
+    weights = description.weights
+    if weights is None:
+        return "none yet: train it"
+    if weights.source is not None:
+        return weights.source
+    if directory.is_relative_to(registry.zoo_directory()):
+        return "shipped"
+    return str(directory)
+
+
+@cli.command()
+@click.argument("name", metavar="NAME_OR_PATH")
+@_format_option
+def info(name: str, form: str) -> None:
+    """Tell everything that is known of a model."""
+    directory = _directory(name)
+    description = bundle.read(directory)
+    values = description.to_dict()
+    if form == "json":
+        extra = {"parameters": description.parameters, "bytes": _bytes(directory, description)}
+        _print_json(values | extra | {"directory": str(directory)})
+        return
+    shown = {
+        "name": description.name,
+        "architecture": description.builder,
+        "parameters": f"{description.parameters:,}",
+        "labels": ", ".join(description.labels),
+        "max length": f"{description.max_length} tokens",
+        "weights": _whereabouts(directory, description),
+        "size": _size(directory, description),
+        "directory": str(directory),
+    }
+    details = {"config": values["config"], "tokenizer": values["tokenizer"]}
+    details |= {key: values[key] for key in ("weights", "recipe", "source")}
+    for key, part in details.items():
+        shown |= {f"{key}.{name}": value for name, value in (part or {}).items()}
+    for result in description.results:
+        context = {k: v for k, v in result.items() if k not in ("metric", "value")}
+        where = ", ".join(f"{k} {v}" for k, v in context.items())
+        shown[f"result.{result.get('metric')}"] = f"{result.get('value')} ({where})"
+    _print_pairs(shown)
+
+
+# Measuring.
+
+
+@cli.command()
+@click.argument("name", metavar="NAME_OR_PATH")
+@click.option(
+    "--data",
+    metavar="DIR_OR_FILE",
+    help="AG News as a directory, CSV or parquet file, or your own CSV or JSONL file; "
+    "without it AG News from KERAS_AGNEWS_DATA or the Hub.",
+)
+@_columns
+@_format_option
+@_backend_option
+def evaluate(
+    name: str, data: str | None, text_column: str | None, label_column: str | None, form: str
+) -> None:
+    """Measure accuracy, F1, the confusion matrix and the speed of a model.
+
+    The labels of your own rows must be among the model's, by name.
+    """
+    from keras_agnews import data as data_module
+    from keras_agnews.metrics import scores
+
+    clf = _load(name)
+    dataset = data_module.load(
+        data, "test", text_column=text_column, label_column=label_column, label_names=clf.labels
+    )
+    predictions, speed = _classify_timed(clf, dataset.texts)
+    index = {label: i for i, label in enumerate(clf.labels)}
+    result = scores(dataset.labels, [index[p.label] for p in predictions], len(clf.labels))
+    truncated = sum(p.truncated for p in predictions)
+    per_class = {
+        label: {
+            "precision": float(result.precision[i]),
+            "recall": float(result.recall[i]),
+            "f1": float(result.f1[i]),
+            "rows": int(result.confusion[i].sum()),
+        }
+        for label, i in index.items()
+    }
+    if form == "json":
+        _print_json(
+            {
+                "model": clf.description.name,
+                "data": dataset.source,
+                "note": dataset.note,
+                "rows": len(dataset.texts),
+                "truncated": truncated,
+                "accuracy": result.accuracy,
+                "macro_f1": result.macro_f1,
+                "documents_per_second": speed,
+                "backend": os.environ["KERAS_BACKEND"],
+                "labels": clf.labels,
+                "confusion": result.confusion.tolist(),
+                "per_class": per_class,
+            }
+        )
+        return
+    note = f" ({dataset.note})" if dataset.note else ""
+    _print_pairs(
+        {
+            "model": clf.description.name,
+            "data": f"{dataset.source}{note}",
+            "rows": f"{len(dataset.texts):,}, of which {truncated:,} longer than "
+            f"{clf.max_length} tokens and cut",
+            "accuracy": f"{result.accuracy:.2%}",
+            "macro F1": f"{result.macro_f1:.2%}",
+            "documents per second": f"{speed:,.0f} on {os.environ['KERAS_BACKEND']}, from strings "
+            "to labels, compilation left out",
+        }
+    )
+    click.echo()
+    _print_table(
+        {"class": "<", "precision": ">", "recall": ">", "F1": ">", "rows": ">"},
+        [
+            (label, *(f"{c[key]:.2%}" for key in ("precision", "recall", "f1")), f"{c['rows']:,}")
+            for label, c in per_class.items()
+        ],
+    )
+    click.echo("\nConfusion matrix: a row is the true class, a column the answer.")
+    _print_table(
+        {"": "<"} | dict.fromkeys(clf.labels, ">"),
+        [
+            (label, *(f"{count:,}" for count in result.confusion[i].tolist()))
+            for label, i in index.items()
+        ],
+    )
+
+
+def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Prediction], float]:
+    """The answers, and documents per second from strings to answers, without compilation.
+
+    Timed is a second pass over the first window of texts, whose shapes are compiled by then.
+    """
+    from keras_agnews.batching import windows
+    from keras_agnews.classifier import WINDOW
+
+    predictions: list[Prediction] = []
+    for window in _progress(list(windows(len(texts), WINDOW)), "Classifying"):
+        predictions += clf.classify(texts[window])
+    again = texts[:WINDOW]
+    start = time.perf_counter()
+    clf.classify(again)
+    return predictions, len(again) / (time.perf_counter() - start)
+
+
+# Training.
+
+
+@cli.command()
+@click.argument("name", metavar="NAME_OR_PATH")
+@click.option(
+    "--data",
+    metavar="DIR_OR_FILE",
+    help="As for evaluate; the labels are whatever the rows have.",
+)
+@click.option("--output", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@_columns
+@click.option("--validation", metavar="FILE", help="Rows to validate on, as --data.")
+@click.option(
+    "--validation-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Share of --data that is held out where there is no --validation.",
+)
+@click.option(
+    "--weights",
+    metavar="best|pretrained|none|PATH",
+    help="Where to start: the model as it is, its pretrained base with a new head, nothing, or "
+    "another model. By default a model of the zoo starts from its pretrained base, or from "
+    "nothing where it has none, and another one as it is.",
+)
+@click.option("--max-length", type=click.IntRange(min=1), help="Tokens at which a text is cut.")
+@click.option(
+    "--dtype",
+    type=click.Choice(("float32", "float16")),
+    default="float32",
+    show_default=True,
+    help="How the finished weights are stored.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the run that lies in --output.")
+@click.option(
+    "--recipe",
+    type=click.Choice(("full", "head")),
+    help="Train everything, or freeze the encoder and train the head.",
+)
+@click.option("--epochs", type=click.IntRange(min=1))
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="TEXTS")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
+@click.option("--warmup", type=click.FloatRange(0, 1), help="Share of the steps.")
+@click.option("--word-dropout", type=click.FloatRange(0, 1), help="Share of the tokens.")
+@click.option("--steps-per-epoch", type=click.IntRange(min=1))
+@click.option("--validation-steps", type=click.IntRange(min=1))
+@click.option("--mixed-precision/--no-mixed-precision", default=None, help="Compute in bfloat16.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1))
+@_backend_option
+def train(
+    name: str,
+    data: str | None,
+    output: Path,
+    text_column: str | None,
+    label_column: str | None,
+    validation: str | None,
+    validation_fraction: float,
+    weights: str | None,
+    max_length: int | None,
+    dtype: str,
+    resume: bool,
+    **recipe: Any,
+) -> None:
+    """Train a model on AG News or on your own rows, and write it to --output.
+
+    What is not given is what suits the model. A model whose labels are the data's keeps their
+    order; another one gets a new head for the labels of the data.
+    """
+    from keras_agnews import data as data_module
+
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output} is a file: give a directory")
+    if not resume and output.is_dir() and any(output.iterdir()):
+        raise InputError(
+            f"--output {output} is not empty: --resume goes on with the run in it; "
+            "for a new run give another directory or empty it"
+        )
+    columns = {"text_column": text_column, "label_column": label_column}
+    rows = data_module.load(data, "train", **columns)
+    _start_backend()
+    from keras_agnews import load
+    from keras_agnews.loading import open_checkpoint
+    from keras_agnews.training import finetune
+
+    description = open_checkpoint(name).description
+    start = _default_start(name, description) if weights is None else weights
+    same_labels = set(description.labels) == set(rows.label_names)
+    clf = load(
+        name,
+        weights=None if start == "none" else start,
+        labels=None if same_labels else rows.label_names,
+        max_length=max_length,
+    )
+    rows = _in_label_order(rows, clf)
+    if validation is None:
+        seed = recipe["seed"] or 0
+        rows, held_out = data_module.split_validation(rows, validation_fraction, seed)
+    else:
+        held_out = data_module.load(validation, "test", **columns, label_names=clf.labels)
+    terminal = _is_terminal(sys.stderr)
+    # Keras reports to standard output.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if terminal else nowhere):
+        result = finetune(
+            clf,
+            rows,
+            held_out,
+            output=output,
+            resume=resume,
+            progress=terminal,
+            dtype=dtype,
+            record={"data": f"{Path(rows.source).name} {rows.note}".strip()},
+            **recipe,
+        )
+    best = result["best_epoch"]
+    accuracy = result["history"][best - 1]["validation_accuracy"]
+    _print_pairs(
+        {
+            "best epoch": f"{best} of {len(result['history'])}",
+            "validation accuracy": f"{accuracy:.2%}",
+            "model": str(output),
+        }
+    )
+
+
+def _default_start(name: str, description: Bundle) -> str:
+    if registry.find(name) is None:
+        return "best"
+    has_base = description.weights is not None and description.weights.source is not None
+    return "pretrained" if has_base else "none"
+
+
+def _in_label_order(rows: Dataset, clf: TextClassifier) -> Dataset:
+    names = [rows.label_names[i] for i in rows.labels.tolist()]
+    labels = clf.label_ids(names, len(names))
+    return dataclasses.replace(rows, labels=labels, label_names=clf.labels)
+
+
+# The backend.
+
+
+def _load(name: str, **options: Any) -> TextClassifier:
+    _start_backend()
+    from keras_agnews import load
+
+    return load(name, **options)
+
+
+def _start_backend() -> None:
+    """Import Keras and the backend in use, without the noise that they make."""
+    name = os.environ.setdefault("KERAS_BACKEND", BACKENDS[0])
+    if name not in BACKENDS:
+        raise InputError(f"KERAS_BACKEND is {name!r}, not one of {', '.join(BACKENDS)}")
+    if importlib.util.find_spec(name) is None:
+        others = ", ".join(n for n in BACKENDS if n != name and importlib.util.find_spec(n))
+        raise MissingDependencyError(
+            f'the backend {name} is not installed: pip install "keras-agnews[{name}]"'
+            + (f", or choose one that is with --backend ({others})" if others else "")
+        )
+    if name == "jax":
+        logging.getLogger("jax").setLevel(logging.ERROR)
+    # At 0, the user wants to hear all that TensorFlow has to say.
+    noisy = name == "tensorflow" and os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0"
+    if noisy:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with _stderr_held() if noisy else contextlib.nullcontext():
+        importlib.import_module("keras")
+
+
+@contextlib.contextmanager
+def _stderr_held() -> Iterator[None]:
+    """Keep back what is written to file descriptor 2, C++ code's too, unless the block fails.
+
+    TensorFlow writes there when its libraries are loaded, before its log level holds.
+    """
+    try:
+        terminal = os.dup(2)
+    except OSError:  # closed, so there is nothing to keep quiet
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            held.seek(0)
+            os.write(terminal, held.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+# What a person reads.
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _progress(items: Sequence[Any], description: str) -> Iterable[Any]:
+    """The items, with a bar and the time left on standard error where that is a terminal."""
+    if not _is_terminal(sys.stderr):
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, description, console=Console(stderr=True), transient=True)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _print_pairs(values: dict[str, Any]) -> None:
+    width = max(map(len, values))
+    for key, value in values.items():
+        click.echo(_printable(f"{key:{width}}  {value}".rstrip()))
+
+
+def _print_table(columns: dict[str, str], rows: list[tuple[str, ...]]) -> None:
+    """A table; on a terminal with rich's colors and wrapping, elsewhere plain and whole.
+
+    Args:
+        columns: title to alignment, `"<"` or `">"`.
+        rows: a str for each column.
+    """
+    rows = [tuple(map(_printable, row)) for row in rows]
+    if _is_terminal(sys.stdout):
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False)
+        for title, alignment in columns.items():
+            side: Literal["left", "right"] = "right" if alignment == ">" else "left"
+            table.add_column(title, justify=side, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        Console(markup=False, highlight=False, emoji=False).print(table)
+        return
+    lines = [tuple(columns), *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = zip(line, columns.values(), widths, strict=True)
+        click.echo("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
+
+
+def _printable(text: str) -> str:
+    """`text` on one line, without characters that would steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -1,0 +1,1 @@
+"""Foreign weights to ours: each module a table of names, and little besides."""

@@ -1,0 +1,466 @@
+"""Serializable Keras layers of a transformer encoder, under the package name "keras_agnews".
+
+One block class serves the lesson's small transformer and BERT alike. Shapes: ids are int32
+`(batch, length)` with 0 for padding; a mask is bool `(batch, length)`, true at a token; hidden
+states are float `(batch, length, hidden)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_agnews.configs import ACTIVATIONS
+
+register = functools.partial(keras.saving.register_keras_serializable, package="keras_agnews")
+
+_weights_follow = contextvars.ContextVar("weights_follow", default=False)
+
+
+@contextlib.contextmanager
+def weights_follow() -> Iterator[None]:
+    """Within it, new layers start from zeros, since their weights are about to be read.
+
+    Drawing random numbers for BERT-base takes seconds and twice its memory, for nothing.
+    """
+    token = _weights_follow.set(True)
+    try:
+        yield
+    finally:
+        _weights_follow.reset(token)
+
+
+@register(name="TransformerInitializer")
+class TransformerInitializer(keras.initializers.TruncatedNormal):
+    """Truncated normal as in BERT; zeros inside `weights_follow()`."""
+
+    def __init__(self, stddev: float = 0.02, seed: int | None = None) -> None:
+        super().__init__(mean=0.0, stddev=stddev, seed=seed)
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        if _weights_follow.get():
+            return ops.zeros(shape, dtype=dtype)
+        return super().__call__(shape, dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        config.pop("mean")
+        return config
+
+
+def _activation(name: str) -> Any:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation is {name!r}, not one of {', '.join(ACTIVATIONS)}")
+    if name == "gelu_tanh":
+        return functools.partial(keras.activations.gelu, approximate=True)
+    return keras.activations.get(name)  # Keras's "gelu" is the exact one
+
+
+class _Layer(keras.layers.Layer):
+    """What our layers share: constructor arguments kept once, returned by `get_config`."""
+
+    def __init__(self, arguments: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._arguments = tuple(arguments.items())
+        for name, value in arguments.items():
+            setattr(self, name, value)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **dict(self._arguments)}
+
+    def _dense(self, units: int, name: str) -> keras.layers.Dense:
+        return keras.layers.Dense(
+            units,
+            kernel_initializer=TransformerInitializer(self.initializer_range),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _norm(self, name: str) -> keras.layers.LayerNormalization:
+        return keras.layers.LayerNormalization(
+            epsilon=self.epsilon, dtype=self.dtype_policy, name=name
+        )
+
+
+@register()
+class TransformerEmbedding(_Layer):
+    """Sum of token, learned position and (optional) token type embeddings.
+
+    Args:
+        vocabulary_size: rows of the token embedding.
+        max_positions: rows of the position embedding; a longer input is an error.
+        hidden_size: width.
+        type_vocabulary_size: rows of the token type embedding; 0 for none.
+        norm: whether the sum is layer-normalized, as in BERT.
+        epsilon: of the layer normalization.
+        dropout: rate, in training.
+        initializer_range: standard deviation of the initial weights.
+
+    Call arguments:
+        ids: int `(batch, length)`.
+        types: int `(batch, length)`, optional; all 0 where left out.
+
+    Returns: float `(batch, length, hidden_size)`.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        max_positions: int,
+        hidden_size: int,
+        type_vocabulary_size: int = 0,
+        norm: bool = False,
+        epsilon: float = 1e-12,
+        dropout: float = 0.0,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
+        super().__init__(arguments, **kwargs)
+        self._initializer = TransformerInitializer(initializer_range)
+        self.tokens = keras.layers.Embedding(
+            vocabulary_size,
+            hidden_size,
+            embeddings_initializer=self._initializer,
+            dtype=self.dtype_policy,
+            name="tokens",
+        )
+        self.normalization = self._norm("norm") if norm else None
+        self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any) -> None:
+        self.tokens.build(input_shape)
+        self.positions = self.add_weight(
+            shape=(self.max_positions, self.hidden_size),
+            initializer=self._initializer,
+            name="positions",
+        )
+        self.types = None
+        if self.type_vocabulary_size:
+            self.types = self.add_weight(
+                shape=(self.type_vocabulary_size, self.hidden_size),
+                initializer=self._initializer,
+                name="types",
+            )
+        hidden = (*input_shape, self.hidden_size)
+        if self.normalization is not None:
+            self.normalization.build(hidden)
+        self.dropout_layer.build(hidden)
+
+    def call(self, ids: Any, types: Any = None, training: bool | None = None) -> Any:
+        length = ops.shape(ids)[1]
+        if isinstance(length, int) and length > self.max_positions:
+            raise ValueError(
+                f"{length} tokens are more than the model's {self.max_positions} positions: "
+                "tokenize with a smaller max_length"
+            )
+        hidden = self.tokens(ids)
+        hidden = hidden + ops.cast(self.positions[:length], hidden.dtype)
+        if self.types is not None:
+            rows = self.types[0] if types is None else ops.take(self.types, types, axis=0)
+            hidden = hidden + ops.cast(rows, hidden.dtype)
+        if self.normalization is not None:
+            hidden = self.normalization(hidden)
+        return self.dropout_layer(hidden, training=training)
+
+    def compute_output_shape(self, ids_shape: Any, types_shape: Any = None) -> Any:
+        return (*ids_shape, self.hidden_size)
+
+
+@register()
+class SelfAttention(_Layer):
+    """Multi-head self-attention, fused whenever no dropout is active.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762.
+
+    Args:
+        hidden_size: width of input and output.
+        heads: attention heads.
+        key_size: width of one head; `None` means `hidden_size / heads`.
+        dropout: rate on the attention weights, in training.
+        initializer_range: standard deviation of the initial weights.
+
+    Call arguments:
+        hidden: float `(batch, length, hidden_size)`.
+        attend: bool `(batch, length)`, true at positions that may be attended to; optional.
+
+    Returns: float `(batch, length, hidden_size)`.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        heads: int,
+        key_size: int | None = None,
+        dropout: float = 0.0,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
+        super().__init__(arguments, **kwargs)
+        self._width = key_size or hidden_size // heads
+        self.query = self._dense(heads * self._width, "query")
+        self.key = self._dense(heads * self._width, "key")
+        self.value = self._dense(heads * self._width, "value")
+        self.output_projection = self._dense(hidden_size, "output")
+        self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any) -> None:
+        for projection in (self.query, self.key, self.value):
+            projection.build(input_shape)
+        self.output_projection.build((*input_shape[:-1], self.heads * self._width))
+        self.dropout_layer.build((input_shape[0], self.heads, input_shape[1], input_shape[1]))
+
+    def call(self, hidden: Any, attend: Any = None, training: bool | None = None) -> Any:
+        query = self._split(self.query(hidden))
+        key = self._split(self.key(hidden))
+        value = self._split(self.value(hidden))
+        if attend is not None:
+            attend = attend[:, None, None, :]
+        if training and self.dropout:
+            weights = self.dropout_layer(self._weights(query, key, attend), training=True)
+            context = ops.einsum("bhqk,bkhd->bqhd", weights, value)
+        else:
+            context = ops.dot_product_attention(query, key, value, mask=attend)
+        shape = ops.shape(context)
+        context = ops.reshape(context, (shape[0], shape[1], self.heads * self._width))
+        return self.output_projection(context)
+
+    def _split(self, projected: Any) -> Any:
+        shape = ops.shape(projected)
+        return ops.reshape(projected, (shape[0], shape[1], self.heads, self._width))
+
+    def _weights(self, query: Any, key: Any, attend: Any) -> Any:
+        scores = ops.einsum("bqhd,bkhd->bhqk", query, key) * self._width**-0.5
+        scores = ops.cast(scores, "float32")
+        if attend is not None:
+            scores = ops.where(attend, scores, -1e9)
+        return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
+
+    def compute_output_shape(self, hidden_shape: Any, attend_shape: Any = None) -> Any:
+        return hidden_shape
+
+
+@register()
+class TransformerBlock(_Layer):
+    """Post-norm transformer block: self-attention, then feed-forward, each added and normalized.
+
+    At BERT-base's size it has 7,087,872 parameters. Source: Vaswani et al. 2017.
+
+    Args:
+        hidden_size: width of input and output.
+        heads: attention heads.
+        feed_forward_size: inner width of the feed-forward network.
+        key_size: width of one head; `None` means `hidden_size / heads`.
+        activation: `"gelu"` (by erf), `"gelu_tanh"`, `"relu"`, `"silu"` or `"tanh"`.
+        epsilon: of the layer normalizations.
+        dropout: rate after attention and feed-forward, in training.
+        attention_dropout: rate on the attention weights, in training.
+        initializer_range: standard deviation of the initial weights.
+
+    Call arguments and result: as `SelfAttention`.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        heads: int,
+        feed_forward_size: int,
+        key_size: int | None = None,
+        activation: str = "gelu",
+        epsilon: float = 1e-12,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
+        super().__init__(arguments, **kwargs)
+        self._activate = _activation(activation)
+        self.attention = SelfAttention(
+            hidden_size,
+            heads,
+            key_size,
+            attention_dropout,
+            initializer_range,
+            dtype=self.dtype_policy,
+            name="attention",
+        )
+        self.attention_norm = self._norm("attention_norm")
+        self.feed_forward = self._dense(feed_forward_size, "feed_forward")
+        self.feed_forward_output = self._dense(hidden_size, "feed_forward_output")
+        self.feed_forward_norm = self._norm("feed_forward_norm")
+        self.attention_dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.feed_forward_dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any) -> None:
+        self.attention.build(input_shape)
+        self.attention_norm.build(input_shape)
+        self.feed_forward.build(input_shape)
+        self.feed_forward_output.build((*input_shape[:-1], self.feed_forward_size))
+        self.feed_forward_norm.build(input_shape)
+        self.attention_dropout_layer.build(input_shape)
+        self.feed_forward_dropout_layer.build(input_shape)
+
+    def call(self, hidden: Any, attend: Any = None, training: bool | None = None) -> Any:
+        change = self.attention(hidden, attend=attend, training=training)
+        change = self.attention_dropout_layer(change, training=training)
+        hidden = self.attention_norm(hidden + change)
+        change = self.feed_forward_output(self._activate(self.feed_forward(hidden)))
+        change = self.feed_forward_dropout_layer(change, training=training)
+        return self.feed_forward_norm(hidden + change)
+
+    def compute_output_shape(self, hidden_shape: Any, attend_shape: Any = None) -> Any:
+        return hidden_shape
+
+
+@register()
+class MaskedMeanPooling(keras.layers.Layer):
+    """Mean of the hidden states over the tokens; zeros for a text without any.
+
+    Call arguments: `hidden` float `(batch, length, hidden)`, `mask` bool `(batch, length)`.
+    Returns: float `(batch, hidden)`.
+    """
+
+    def call(self, hidden: Any, token_mask: Any) -> Any:
+        weights = ops.cast(token_mask, hidden.dtype)[:, :, None]
+        count = ops.maximum(ops.sum(weights, axis=1), 1)
+        return ops.sum(hidden * weights, axis=1) / count
+
+    def compute_output_shape(self, hidden_shape: Any, token_mask_shape: Any = None) -> Any:
+        return (hidden_shape[0], hidden_shape[2])
+
+
+@register()
+class TransformerEncoder(_Layer):
+    """Token ids to hidden states, with the names of TF-Hub's text encoder API.
+
+    Args: those of `TransformerEmbedding` and `TransformerBlock`, and
+        layers: transformer blocks.
+        embedding_norm: whether the embeddings are layer-normalized.
+        pooler: whether a dense layer with tanh on the first token gives `pooled_output`.
+
+    Call argument: a dict of
+        input_word_ids: int `(batch, length)`, 0 is padding;
+        input_mask: int or bool `(batch, length)`, optional: ids that are not 0;
+        input_type_ids: int `(batch, length)`, optional: 0.
+
+    Returns: a dict of
+        sequence_output: float `(batch, length, hidden_size)`, the last block's output;
+        encoder_outputs: list of the output of every block;
+        pooled_output: float `(batch, hidden_size)`, where there is a pooler;
+        default: `pooled_output`, or the mean over the tokens where there is no pooler.
+
+    Example:
+
+    ```python
+    encoder = TransformerEncoder(vocabulary_size=1000, max_positions=64, hidden_size=32,
+                                 layers=2, heads=2, feed_forward_size=64)
+    encoder({"input_word_ids": keras.ops.ones((1, 8), "int32")})["default"].shape   # (1, 32)
+    ```
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        max_positions: int,
+        hidden_size: int,
+        layers: int,
+        heads: int,
+        feed_forward_size: int,
+        type_vocabulary_size: int = 0,
+        key_size: int | None = None,
+        activation: str = "gelu",
+        epsilon: float = 1e-12,
+        embedding_norm: bool = True,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        pooler: bool = False,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
+        arguments["num_layers"] = arguments.pop("layers")
+        super().__init__(arguments, **kwargs)
+        self.embedding = TransformerEmbedding(
+            vocabulary_size,
+            max_positions,
+            hidden_size,
+            type_vocabulary_size,
+            embedding_norm,
+            epsilon,
+            dropout,
+            initializer_range,
+            dtype=self.dtype_policy,
+            name="embedding",
+        )
+        self.blocks = [
+            TransformerBlock(
+                hidden_size,
+                heads,
+                feed_forward_size,
+                key_size,
+                activation,
+                epsilon,
+                dropout,
+                attention_dropout,
+                initializer_range,
+                dtype=self.dtype_policy,
+                name=f"block_{i}",
+            )
+            for i in range(layers)
+        ]
+        self.pooler_layer = self._dense(hidden_size, "pooler") if pooler else None
+        self.mean_pooling = MaskedMeanPooling(dtype=self.dtype_policy, name="mean_pooling")
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config["layers"] = config.pop("num_layers")
+        return config
+
+    def build(self, input_shape: Any) -> None:
+        ids = input_shape["input_word_ids"] if isinstance(input_shape, dict) else input_shape
+        self.embedding.build(ids)
+        hidden = (*ids, self.hidden_size)
+        for block in self.blocks:
+            block.build(hidden)
+        if self.pooler_layer is not None:
+            self.pooler_layer.build((ids[0], self.hidden_size))
+        self.mean_pooling.build(hidden)
+
+    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        ids = ops.cast(inputs["input_word_ids"], "int32")
+        mask = inputs.get("input_mask")
+        mask = ops.not_equal(ids, 0) if mask is None else ops.cast(mask, "bool")
+        # A text without tokens attends to its padding: any finite answer will do, NaN will not.
+        attend = ops.logical_or(mask, ops.logical_not(ops.any(mask, axis=1, keepdims=True)))
+        hidden = self.embedding(ids, types=inputs.get("input_type_ids"), training=training)
+        outputs = []
+        for block in self.blocks:
+            hidden = block(hidden, attend=attend, training=training)
+            outputs.append(hidden)
+        result = {"sequence_output": hidden, "encoder_outputs": outputs}
+        if self.pooler_layer is None:
+            result["default"] = self.mean_pooling(hidden, mask)
+        else:
+            result["pooled_output"] = ops.tanh(self.pooler_layer(hidden[:, 0]))
+            result["default"] = result["pooled_output"]
+        return result
+
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        batch, length = inputs["input_word_ids"].shape
+        hidden = [
+            keras.KerasTensor((batch, length, self.hidden_size), dtype=self.compute_dtype)
+            for _ in self.blocks
+        ]
+        pooled = keras.KerasTensor((batch, self.hidden_size), dtype=self.compute_dtype)
+        result = {"sequence_output": hidden[-1], "encoder_outputs": hidden, "default": pooled}
+        if self.pooler_layer is not None:
+            result["pooled_output"] = pooled
+        return result

@@ -1,0 +1,242 @@
+"""`load`: from a name, a path or an address to a classifier with its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from keras_agnews import bundle, hub, registry
+from keras_agnews.bundle import Bundle
+from keras_agnews.classifier import TextClassifier
+from keras_agnews.errors import BundleError, InputError, NotFoundError
+from keras_agnews.importers import huggingface
+from keras_agnews.layers import weights_follow
+from keras_agnews.models import initial_value
+from keras_agnews.tokenizers import Tokenizer
+
+
+class Checkpoint(Protocol):
+    """A model on disk, ours or foreign: what it is, and its weights."""
+
+    @property
+    def description(self) -> Bundle: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def arrays(self, wanted: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and float32 value of each wanted variable that the checkpoint has.
+
+        Raises `BundleError`, before the first one, where one has another shape or an encoder's
+        is missing.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class BundleCheckpoint:
+    """A bundle with its weights beside it."""
+
+    directory: Path
+    description: Bundle
+    tokenizer: Tokenizer
+
+    def arrays(self, wanted: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
+        weights = self.description.weights
+        if weights is None:
+            raise NotFoundError(
+                f"{self.directory} has no weights yet: load it with weights=None and train it"
+            )
+        path = self.directory / weights.file
+        stored = bundle.read_weights(path, self.description.variables(), weights.sha256)
+        return ((name, value) for name, value in stored if wanted.get(name) == value.shape)
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] | None = "best",
+    labels: Sequence[str] | None = None,
+    max_length: int | None = None,
+) -> TextClassifier:
+    """A ready-made text classifier.
+
+    Args:
+        source: the name of a zoo entry, or the path of a bundle or a Hugging Face checkpoint, or
+            `"hf://user/name@revision"`.
+        weights: `"best"`: trained on AG News where the entry has such weights, else pretrained;
+            `"pretrained"`: the pretrained base and a new head; `None`: random; or another
+            source, whose encoder (and, where its labels agree, head) is taken.
+        labels: other labels than the model's; its head is then new, and a warning says so.
+        max_length: cut texts at so many tokens.
+
+    Returns: a compiled `TextClassifier` (AdamW, cross-entropy from logits, accuracy).
+
+    Raises:
+        NotFoundError: no such entry, path or weights.
+        BundleError: the files are not a whole, consistent model.
+        InputError: an argument that does not fit the model.
+
+    Example:
+
+    ```python
+    clf = keras_agnews.load("tiny-transformer")
+    clf = keras_agnews.load("bert-base", weights="path/to/bert")
+    clf = keras_agnews.load("tiny-transformer", weights=None, labels=["good", "bad"])
+    ```
+    """
+    origin = open_checkpoint(source)
+    checkpoint = _weights(origin, weights)
+    target, tokenizer = origin.description, origin.tokenizer
+    if checkpoint is not None and checkpoint is not origin:
+        target = _adopt(target, checkpoint.description)
+        tokenizer = checkpoint.tokenizer
+    if weights is None:
+        target = dataclasses.replace(target, temperature=1.0, results=())
+    changes: dict[str, Any] = {}
+    if labels is not None:
+        if isinstance(labels, str):
+            raise InputError(f"labels must be a list of names, not the str {labels!r}")
+        changes["labels"] = list(labels)
+    if max_length is not None:
+        changes["max_length"] = max_length
+    if changes:
+        try:
+            target = Bundle.from_dict(target.to_dict() | changes)
+        except BundleError as error:
+            raise InputError(str(error)) from None
+    return _assemble(target, target.make_tokenizer(tokenizer.vocabulary), checkpoint)
+
+
+def open_checkpoint(
+    source: str | os.PathLike[str], pooling: str | None = None, **pin: Any
+) -> Checkpoint:
+    """The model that a name, a path or an address stands for, validated, its weights not read.
+
+    Args:
+        source: as `load` takes it.
+        pooling: of a foreign checkpoint without a head: `"first"`, `"mean"`, or its own.
+        **pin: `revision` and `sha256`, as `hub.download` takes them.
+    """
+    origin = None
+    if isinstance(source, str) and source.startswith(hub.SCHEME):
+        snapshot = hub.download(source, **pin)
+        directory = snapshot.directory
+        origin = {"repository": snapshot.source, "revision": snapshot.revision}
+    else:
+        directory = _locate(source)
+    checkpoint: Checkpoint
+    if huggingface.is_hugging_face(bundle.read_json(directory / bundle.CONFIG_FILE)):
+        name = snapshot.source.rpartition("/")[2] if origin else None
+        checkpoint = huggingface.open_checkpoint(directory, name=name, pooling=pooling)
+    else:
+        description = bundle.read(directory)
+        tokenizer = bundle.read_tokenizer(directory, description)
+        checkpoint = BundleCheckpoint(directory, description, tokenizer)
+    if origin is not None:
+        description = dataclasses.replace(checkpoint.description, source=origin)
+        checkpoint = dataclasses.replace(checkpoint, description=description)
+    return checkpoint
+
+
+def _weights(origin: Checkpoint, weights: str | os.PathLike[str] | None) -> Checkpoint | None:
+    if weights is None:
+        return None
+    pin, pooling = origin.description.weights, getattr(origin.description.config, "pooling", None)
+    on_hub = pin is not None and pin.source is not None
+    if weights == "pretrained" and not on_hub:
+        raise NotFoundError(
+            f"{origin.description.name} has no pretrained base: weights='best' has what it was "
+            "trained to, weights=None starts from nothing"
+        )
+    if weights not in ("best", "pretrained"):
+        return open_checkpoint(weights, pooling)
+    if on_hub:
+        assert pin is not None
+        assert pin.source is not None
+        sums = {pin.file: pin.sha256}
+        return open_checkpoint(pin.source, pooling, revision=pin.revision, sha256=sums)
+    return origin
+
+
+def _adopt(target: Bundle, origin: Bundle) -> Bundle:
+    """`target` with what the weights were trained with: activation, epsilon and tokenizer."""
+    ours, theirs = target.config.encoder_variables(), origin.config.encoder_variables()
+    for name, shape in ours.items():
+        if theirs.get(name, shape) != shape:
+            raise BundleError(
+                f"{origin.name} does not fit {target.name}: {name} is {theirs[name]}, not {shape}"
+            )
+    if target.config.layers != origin.config.layers:
+        raise BundleError(
+            f"{origin.name} does not fit {target.name}: it has {origin.config.layers} layers of "
+            f"width {origin.config.hidden_size}, not {target.config.layers} of width "
+            f"{target.config.hidden_size}"
+        )
+    config = dataclasses.replace(
+        target.config, activation=origin.config.activation, epsilon=origin.config.epsilon
+    )
+    return dataclasses.replace(
+        target, config=config, tokenizer=origin.tokenizer, source=origin.source
+    )
+
+
+def _assemble(
+    target: Bundle, tokenizer: Tokenizer, checkpoint: Checkpoint | None
+) -> TextClassifier:
+    if checkpoint is None:
+        classifier = TextClassifier(target, tokenizer)
+        classifier.compile_default()
+        return classifier
+    arrays = checkpoint.arrays(_takeable(target, checkpoint.description))
+    with weights_follow():
+        classifier = TextClassifier(target, tokenizer)
+    variables = {variable.path: variable for variable in classifier.model.weights}
+    for name, value in arrays:
+        variables.pop(name).assign(value)
+    if variables:
+        for name, variable in variables.items():
+            variable.assign(initial_value(target.config, name, tuple(variable.shape)))
+        warnings.warn(
+            f"{target.name}: {', '.join(sorted(variables))} are new and untrained; "
+            "fit the model before you use its answers",
+            stacklevel=3,
+        )
+    classifier.compile_default()
+    return classifier
+
+
+def _takeable(target: Bundle, origin: Bundle) -> dict[str, tuple[int, ...]]:
+    """The variables that `target` takes from a checkpoint: its last layer only with its labels."""
+    return {
+        name: shape
+        for name, shape in target.variables().items()
+        if target.labels == origin.labels or not name.startswith("logits/")
+    }
+
+
+def _locate(source: str | os.PathLike[str]) -> Path:
+    if isinstance(source, str):
+        if (found := registry.find(source)) is not None:
+            return found
+        if re.match(r"[a-z_]+:", source):
+            raise NotFoundError(f"{source}: this version loads names, paths and hf:// addresses")
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        remedy = "keras.saving.load_model reads a .keras file; load wants a directory"
+        raise NotFoundError(f"{path} is a file: {remedy}")
+    known = registry.list_models()
+    close = difflib.get_close_matches(str(source), known, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    raise NotFoundError(f"{str(source)!r} is neither a model of the zoo nor a directory; {hint}")

@@ -1,0 +1,71 @@
+"""Accuracy, F1 and the confusion matrix of a classifier's answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_agnews.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """How answers compare with the true labels; all fractions are in 0 to 1.
+
+    Attributes:
+        accuracy: fraction of the answers that are right.
+        macro_f1: mean F1 over the classes that occur, be it as a label or as an answer.
+        precision: float64 `(classes,)`, of the answers with that class; 0 where there are none.
+        recall: float64 `(classes,)`, of the rows of that class; 0 where there are none.
+        f1: float64 `(classes,)`, harmonic mean of the two; 0 where both are.
+        confusion: int64 `(classes, classes)`, rows of true class i answered with class j.
+    """
+
+    accuracy: float
+    macro_f1: float
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    confusion: np.ndarray
+
+
+def scores(labels: Any, predicted: Any, classes: int) -> Scores:
+    """Compare answers with the true labels.
+
+    Args:
+        labels: int `(n,)`, the true classes, each in `0..classes-1`.
+        predicted: int `(n,)`, the answers.
+        classes: number of classes.
+
+    Raises: `InputError` for no rows, lengths that differ or a class out of range.
+    """
+    true, answers = np.asarray(labels), np.asarray(predicted)
+    if true.ndim != 1 or true.shape != answers.shape or not len(true):
+        raise InputError(
+            f"labels {true.shape} and predicted {answers.shape} must be two lists of one length, "
+            "at least 1"
+        )
+    for name, values in (("labels", true), ("predicted", answers)):
+        bad = np.flatnonzero((values < 0) | (values >= classes))
+        if len(bad):
+            raise InputError(f"{name}[{bad[0]}] is {values[bad[0]]}, not in 0 to {classes - 1}")
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (true, answers), 1)
+    right = confusion.diagonal()
+    in_labels, in_answers = confusion.sum(axis=1), confusion.sum(axis=0)
+    occurs = in_labels + in_answers > 0
+    f1 = _fraction(2 * right, in_labels + in_answers)
+    return Scores(
+        accuracy=float(right.sum() / len(true)),
+        macro_f1=float(f1[occurs].mean()),
+        precision=_fraction(right, in_answers),
+        recall=_fraction(right, in_labels),
+        f1=f1,
+        confusion=confusion,
+    )
+
+
+def _fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return part / np.maximum(whole, 1)

@@ -1,0 +1,161 @@
+"""Names to bundles and to builders: the zoo, and what third parties add to it.
+
+Nothing here imports a backend, so `keras-agnews list` need not wait for one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import functools
+import importlib
+import importlib.metadata
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from keras_agnews.configs import BertConfig, TransformerConfig
+from keras_agnews.errors import BundleError, InputError, NotFoundError
+
+ENTRY_POINTS = "keras_agnews.models"
+
+
+@dataclasses.dataclass(frozen=True)
+class Builder:
+    """An architecture: a config class and the function that builds a model from it.
+
+    Attributes:
+        config: frozen dataclass with `from_dict`, `to_dict` and `variables(classes)`.
+        build: `build(config, classes)` gives a `keras.Model` on token ids; or `"module:function"`,
+            imported when it is first needed.
+    """
+
+    config: type[Any]
+    build: Callable[[Any, int], Any] | str
+
+    def __call__(self, config: Any, classes: int) -> Any:
+        build = self.build
+        if isinstance(build, str):
+            module, _, function = build.partition(":")
+            build = getattr(importlib.import_module(module), function)
+        return build(config, classes)
+
+
+_builders: dict[str, Builder] = {
+    "transformer": Builder(TransformerConfig, "keras_agnews.models:transformer"),
+    "bert": Builder(BertConfig, "keras_agnews.models:transformer"),
+}
+_directories: dict[str, Path] = {}
+_lock = threading.RLock()
+
+
+def zoo_directory() -> Path:
+    """Where the shipped bundles lie: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for directory in (package / "zoo", package.parent / "zoo"):
+        if directory.is_dir():
+            return directory
+    raise NotFoundError(f"no zoo/ in {package} or beside it: reinstall keras-agnews")
+
+
+def register(
+    source: str | os.PathLike[str],
+    builder: Callable[[Any, int], Any] | str | None = None,
+    config: type[Any] | None = None,
+) -> None:
+    """Add bundles or an architecture to the zoo.
+
+    Args:
+        source: a bundle directory, or a directory of bundle directories; or, with `builder`, the
+            name under which bundles ask for the architecture.
+        builder: `builder(config, classes)` gives a `keras.Model` from a dict of token ids to
+            logits; or `"module:function"`, imported when first needed.
+        config: the builder's frozen dataclass, with `from_dict(values)`, `to_dict()` and
+            `variables(classes)`, a dict from variable path to shape.
+
+    Example:
+
+    ```python
+    keras_agnews.register("models/")                                 # every bundle in it
+    keras_agnews.register("my-rnn", builder=build_rnn, config=RnnConfig)
+    ```
+
+    A package does the same without being imported by its users, with an entry point in the group
+    `keras_agnews.models` that names a function (called without arguments, to call `register`).
+    """
+    if builder is not None or config is not None:
+        if builder is None or config is None:
+            raise InputError(f"register({source!r}): builder and config go together")
+        missing = [n for n in ("from_dict", "to_dict", "variables") if not hasattr(config, n)]
+        if missing:
+            raise InputError(f"config {config.__name__} lacks {', '.join(missing)}()")
+        with _lock:
+            if str(source) in _builders:
+                raise InputError(f"a builder {str(source)!r} is registered already")
+            _builders[str(source)] = Builder(config, builder)
+        return
+    root = Path(source).expanduser().absolute()
+    found = _bundles_in(root)
+    if not found:
+        raise NotFoundError(f"no bundle in {root}: a bundle is a directory with a config.json")
+    with _lock:
+        for name, directory in found.items():
+            if name in _shipped() or _directories.get(name, directory) != directory:
+                raise InputError(f"a model {name!r} is registered already: rename {directory}")
+        _directories.update(found)
+
+
+def builder(name: str) -> Builder:
+    """The registered builder of that name."""
+    _load_entry_points()
+    try:
+        return _builders[name]
+    except (KeyError, TypeError):
+        raise BundleError(
+            f"builder {name!r} is not registered (known: {', '.join(sorted(_builders))}); "
+            "a newer keras-agnews or the package that brings it may have it"
+        ) from None
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the zoo's entries that match a shell pattern, sorted.
+
+    Example: `list_models("*bert*")`.
+    """
+    _load_entry_points()
+    return sorted(fnmatch.filter([*_shipped(), *_directories], pattern))
+
+
+def find(name: str) -> Path | None:
+    """The bundle directory of an entry, or `None` where no entry has that name."""
+    _load_entry_points()
+    return (_shipped() | _directories).get(name)
+
+
+@functools.cache
+def _shipped() -> dict[str, Path]:
+    return _bundles_in(zoo_directory())
+
+
+def _bundles_in(root: Path) -> dict[str, Path]:
+    if (root / "config.json").is_file():
+        return {root.name: root}
+    if not root.is_dir():
+        return {}
+    return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
+
+
+@functools.cache
+def _load_entry_points() -> None:
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()()
+        except Exception as error:  # one broken plugin must not take the zoo down
+            warnings.warn(
+                f"entry point {point.name!r} ({point.value}) of group {ENTRY_POINTS} failed: "
+                f"{type(error).__name__}: {error}",
+                stacklevel=3,
+            )

@@ -1,0 +1,492 @@
+"""The command: what it prints where, its exit codes, and that it streams."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_agnews import __version__, bundle
+from keras_agnews.cli import cli, read_lines
+from keras_agnews.configs import TransformerConfig
+
+LABELS = ("World", "Sports", "Business", "Sci/Tech")
+TEXTS = (
+    "Troops leave the border as peace talks begin",
+    "Late goal in overtime, and the coach is out of words",
+    "Oil prices and bank shares: a new profit",
+    "A probe for the far side of the moon",
+    "The minister calls a vote",
+    "Striker out for the season",
+    "",
+)
+WORDS = sorted({word.strip(",:").lower() for text in TEXTS for word in text.split()})
+
+
+def write_bundle(directory: Path, **changes) -> Path:
+    """A small bundle with random weights, whose answers are the same on every backend."""
+    vocabulary = ("", "[UNK]", *WORDS)
+    values = {
+        "name": directory.name,
+        "builder": "transformer",
+        "config": TransformerConfig(vocabulary_size=len(vocabulary), max_positions=16),
+        "tokenizer": {"kind": "words"},
+        "max_length": 16,
+        "labels": LABELS,
+        "results": ({"data": "ag_news test", "metric": "accuracy", "value": 0.918},),
+    }
+    description = bundle.Bundle(**(values | changes))
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.normal(0, 0.7, shape).astype(np.float32)
+        for name, shape in description.variables().items()
+    }
+    bundle.write(directory, description, vocabulary, tensors)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("zoo") / "scratch")
+
+
+@pytest.fixture
+def invoke():
+    def run(*arguments, stdin=None, code=0):
+        result = CliRunner().invoke(cli, list(map(str, arguments)), input=stdin)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def start(*arguments, **kwargs) -> subprocess.Popen:
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-m", "keras_agnews", *map(str, arguments)]
+    return subprocess.Popen(command, **(pipes | kwargs))
+
+
+def run_with_registered(directory: Path, *arguments: str, **kwargs) -> subprocess.CompletedProcess:
+    """The command in a process where a third party has registered a directory of bundles."""
+    code = (
+        "import sys, keras_agnews; keras_agnews.register(sys.argv.pop(1)); "
+        "from keras_agnews.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, str(directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
+
+
+# The zoo, for which no backend is needed.
+
+
+def test_version(invoke):
+    assert invoke("--version").stdout == f"keras-agnews {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["info", "MODEL"], ["--help"]])
+def test_no_backend_is_imported(model, arguments):
+    code = """
+import sys
+from keras_agnews.cli import cli
+cli([sys.argv[1] if a == "MODEL" else a for a in sys.argv[2:]], standalone_mode=False)
+heavy = {"keras", "tensorflow", "jax", "torch", "transformers", "pandas", "pyarrow", "rich"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    subprocess.run(
+        [sys.executable, "-c", code, str(model), *arguments], check=True, capture_output=True
+    )
+
+
+def test_list_shows_what_a_third_party_registered(model):
+    root = model.parent
+    write_bundle(root / "other", results=(), max_length=8)
+    (root / "broken").mkdir(exist_ok=True)
+    (root / "broken" / "config.json").write_text('{"format": "keras-agnews"}')
+    result = run_with_registered(root, "list", "*", env=os.environ | {"COLUMNS": "40"})
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\x1b" not in result.stdout
+    lines = result.stdout.splitlines()
+    rows = {line.split()[0]: line for line in lines}
+    size = sum(
+        (model / name).stat().st_size for name in ("config.json", "model.safetensors", "vocab.txt")
+    )
+    parameters = bundle.read(model).parameters
+    row = re.fullmatch(r"scratch +(\S+)  +(\S+)  +(\S+ kB)  (.*)", rows["scratch"])
+    assert row, rows["scratch"]
+    assert int(row[1].replace(",", "")) == parameters
+    assert row[2] == "91.8%"
+    assert float(row[3].removesuffix(" kB")) == pytest.approx(size / 1000, rel=0.01)
+    assert row[4] == str(model)  # whole, however long
+    assert "%" not in rows["other"]
+    assert "broken: " in rows["broken"]
+    assert str(root / "broken" / "config.json") in rows["broken"]
+    column = lines[0].index("weights")
+    assert rows["scratch"][column:] == str(model)
+    assert rows["broken"][column:].startswith("broken: ")
+
+    filtered = run_with_registered(root, "list", "*oth*", "--format", "json")
+    (entry,) = json.loads(filtered.stdout)
+    assert entry["name"] == "other"
+    assert entry["accuracy"] is None
+    assert entry["parameters"] == parameters
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals on this system")
+def test_list_is_a_table_on_a_terminal(model):
+    ours, theirs = os.openpty()
+    code = "import keras_agnews, sys; keras_agnews.register(sys.argv.pop(1)); " + (
+        "from keras_agnews.cli import main; main()"
+    )
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "60"}
+    environment.pop("NO_COLOR", None)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(model), "list", "scratch"], stdout=theirs, env=environment
+    )
+    os.close(theirs)
+    output = b""
+    try:
+        while part := os.read(ours, 4096):
+            output += part
+    except OSError:  # how Linux tells the end
+        pass
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"\x1b[1m" in output
+    assert "─".encode() in output
+    lines = re.sub(rb"\x1b\[[0-9;]*m", b"", output).decode().splitlines()
+    assert max(map(len, lines)) <= 60
+
+
+def test_nothing_matches(invoke):
+    assert "no model matches 'xyz*'" in invoke("list", "xyz*", code=1).stderr
+    assert json.loads(invoke("list", "xyz*", "--format", "json").stdout) == []
+
+
+def test_info(model, invoke):
+    shown = dict(
+        line.split("  ", 1) for line in invoke("info", model).stdout.splitlines() if "  " in line
+    )
+    shown = {key: value.strip() for key, value in shown.items()}
+    assert shown["labels"] == ", ".join(LABELS)
+    assert shown["parameters"] == f"{bundle.read(model).parameters:,}"
+    assert shown["config.max_positions"] == "16"
+    assert shown["result.accuracy"] == "0.918 (data ag_news test)"
+    values = json.loads(invoke("info", model, "--format", "json").stdout)
+    assert values["parameters"] == bundle.read(model).parameters
+    assert values["directory"] == str(model)
+    config = json.loads((model / "config.json").read_text())
+    assert {key: values[key] for key in config} == config
+
+
+def test_a_bundle_cannot_steer_the_terminal(tmp_path, invoke):
+    hostile = write_bundle(tmp_path / "hostile", labels=("\x1b[2J", "a\nname   fake"))
+    output = invoke("info", hostile).stdout
+    assert "\x1b" not in output
+    assert not any(line.startswith("name   fake") for line in output.splitlines())
+
+
+def test_an_unknown_model_is_one_line():
+    process = start("info", "tiny-tranformer")
+    output, errors = process.communicate()
+    assert process.returncode == 1
+    assert output == b""
+    assert re.fullmatch(rb"Error: 'tiny-tranformer' is neither .*\n", errors)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["classify", "-", "a text"], "cannot be mixed"),
+        (["classify", "a", "--top", "0"], "0 is not in the range"),
+        (["classify", "a", "--backend", "theano"], "'theano' is not one of"),
+        (["--backend", "theano", "list"], "'theano' is not one of"),
+        (["train", "tiny-transformer"], "--output"),
+        (["train", "x", "--output", "y", "--epochs", "0"], "0 is not in the range"),
+        (["train", "x", "--output", "y", "--validation-fraction", "1"], "1.0 is not in the range"),
+    ],
+)
+def test_usage_errors(invoke, arguments, says):
+    assert says in invoke(*arguments, code=2).stderr
+
+
+def test_an_absent_backend_is_one_line(model, invoke, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "theano")
+    assert "KERAS_BACKEND is 'theano'" in invoke("classify", "a", "--model", model, code=1).stderr
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    errors = invoke("classify", "a", "--model", model, code=1).stderr
+    assert 'pip install "keras-agnews[jax]"' in errors
+
+
+def test_a_closed_output_ends_quietly(model):
+    process = start("info", model)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_line(model):
+    with open("/dev/full", "w") as full:
+        process = start("info", model, stdout=full)
+        _, errors = process.communicate()
+    assert process.returncode == 1
+    assert errors == b"Error: [Errno 28] No space left on device\n"
+
+
+# Lines of a stream.
+
+
+class Pieces(io.BytesIO):
+    """Bytes that come in pieces, as from a pipe."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        super().__init__()
+        self._pieces = [piece for piece in pieces if piece]
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        return self._pieces.pop(0) if self._pieces else b""
+
+
+@given(st.lists(st.binary(max_size=6) | st.sampled_from([b"\n", b"\r\n", b"\xef\xbb\xbf", b"\r"])))
+def test_lines_do_not_depend_on_pieces(pieces):
+    content = b"".join(pieces)
+    expected = [
+        line.removesuffix(b"\r").decode("utf-8", "replace")
+        for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    ]
+    if content.endswith(b"\n") or not content:
+        expected.pop()
+    if content == b"\xef\xbb\xbf":
+        expected = [""]
+    assert [line for lines in read_lines(Pieces(pieces)) for line in lines] == expected
+
+
+def test_a_line_is_given_when_its_end_has_come():
+    batches = read_lines(Pieces([b"one\ntw", b"o\nthr", b"ee"]))
+    assert list(batches) == [["one"], ["two"], ["three"]]
+
+
+def test_a_long_line_is_not_copied_again_and_again():
+    start = time.monotonic()
+    ((line,),) = read_lines(Pieces([b"x" * 1_000] * 50_000))
+    assert len(line) == 50_000_000
+    assert time.monotonic() - start < 10  # quadratic, it would be minutes
+
+
+# Answers.
+
+
+@pytest.mark.backend
+def test_classify_answers_as_the_library_does(model, invoke):
+    import keras_agnews
+
+    expected = keras_agnews.load(model).classify(list(TEXTS))
+    assert len({answer.label for answer in expected}) > 1  # else the test says little
+    result = invoke("classify", "--model", model, "--format", "jsonl", *TEXTS)
+    assert result.stderr == ""
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [record["text"] for record in records] == list(TEXTS)
+    for record, answer in zip(records, expected, strict=True):
+        assert set(record) == {"text", "label", "score", "scores", "truncated"}
+        assert record["label"] == answer.label == max(record["scores"], key=record["scores"].get)
+        assert record["score"] == record["scores"][record["label"]]
+        assert tuple(record["scores"]) == LABELS
+        assert record["scores"] == pytest.approx(answer.scores, abs=1e-5)
+        assert sum(record["scores"].values()) == pytest.approx(1, abs=1e-5)
+    piped = invoke("classify", "--model", model, "--format", "jsonl", stdin="\n".join(TEXTS) + "\n")
+    for record, again in zip(records, map(json.loads, piped.stdout.splitlines()), strict=True):
+        assert (again["text"], again["label"]) == (record["text"], record["label"])
+
+    lines = invoke("classify", "--model", model, *TEXTS).stdout.splitlines()
+    for line, text, answer in zip(lines, TEXTS, expected, strict=True):
+        assert line.split() == [answer.label, f"{answer.score:.3f}", *text.split()]
+
+
+@pytest.mark.backend
+def test_hard_texts_are_one_line_each(model, invoke):
+    texts = ("two\nlines", "\x1b[31mred", "a\udcffb", "nul\0", "é 漢字", "the " * 17, "the " * 16)
+    lines = invoke("classify", "--model", model, "--format", "jsonl", *texts).stdout.split("\n")
+    assert lines.pop() == ""
+    assert [json.loads(line)["text"] for line in lines] == list(texts)
+    assert [json.loads(line)["truncated"] for line in lines] == [False] * 5 + [True, False]
+    lines = invoke("classify", "--model", model, *texts).stdout.split("\n")
+    assert lines.pop() == ""
+    assert len(lines) == len(texts)
+    assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.backend
+def test_top_labels_are_the_best(model, invoke):
+    arguments = ("classify", TEXTS[0], "--model", model, "--format", "jsonl")
+    whole = json.loads(invoke(*arguments).stdout)["scores"]
+    best = json.loads(invoke(*arguments, "--top", 2).stdout)["scores"]
+    assert list(best.items()) == sorted(whole.items(), key=lambda item: -item[1])[:2]
+
+
+@pytest.mark.backend
+def test_a_slow_stream_is_answered_line_by_line(model):
+    process = start("classify", "--model", model, "--format", "jsonl", "-")
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    try:
+        # Each answer is read before the next line is written, so one that waited would hang.
+        for line, text in (
+            (b"Oil prices\r\n", "Oil prices"),
+            (b"\n", ""),
+            (b"caf\xc3\xa9 \xff\n", "caf\u00e9 \ufffd"),
+        ):
+            process.stdin.write(line)
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["text"] == text
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate()
+    finally:
+        watchdog.cancel()
+        process.kill()
+    assert output == b""
+    assert errors == b"Interrupted\n"
+    assert process.returncode == 130
+
+
+@pytest.mark.backend
+@pytest.mark.slow
+def test_a_reader_that_stops_is_no_error(model, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("Oil prices\n" * 300_000)  # more than a pipe holds, in and out
+    with lines.open("rb") as stdin:
+        process = start("classify", "--model", model, stdin=stdin)
+        assert process.stdout.readline().endswith(b"Oil prices\n")
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+@pytest.mark.backend
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
+def test_a_long_stream_takes_constant_memory(model):
+    count, settled = 200_000, 60_000
+    process = start("classify", "--model", model, "--format", "jsonl")
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError), process.stdin:
+            for i in range(count):
+                process.stdin.write(f"{i} {TEXTS[i % len(TEXTS)]}\n".encode())
+
+    def memory() -> int:
+        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    before = most = answered = 0
+    for i, line in enumerate(process.stdout):
+        assert json.loads(line)["text"] == f"{i} {TEXTS[i % len(TEXTS)]}"
+        answered += 1
+        if i == settled:
+            before = memory()
+        elif i > settled and i % 10_000 == 0:
+            most = max(most, memory())
+    writer.join()
+    assert (process.stderr.read(), process.wait(), answered) == (b"", 0, count)
+    # What is kept of 140,000 lines would be well over 100 MB.
+    assert most - before < 40e6
+
+
+@pytest.mark.backend
+def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
+    import keras_agnews
+
+    texts = [f"{text} {word}" for text in TEXTS for word in WORDS[:9]]
+    answers = [answer.label for answer in keras_agnews.load(model).classify(texts)]
+    wrong = {label: LABELS[i - 1] for i, label in enumerate(LABELS)}
+    # Every third answer is declared wrong.
+    truth = [wrong[label] if i % 3 == 0 else label for i, label in enumerate(answers)]
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["body", "topic"])
+        writer.writerows(zip(texts, truth, strict=True))
+    arguments = ("evaluate", model, "--data", path, "--text-column", "body")
+    result = invoke(*arguments, "--label-column", "topic", "--format", "json")
+    assert result.stderr == ""
+    values = json.loads(result.stdout)
+    assert values["rows"] == 63
+    assert values["accuracy"] == pytest.approx(42 / 63)
+    assert values["documents_per_second"] > 0
+    for i, label in enumerate(LABELS):
+        for j, other in enumerate(LABELS):
+            pairs = list(zip(truth, answers, strict=True)).count((label, other))
+            assert values["confusion"][i][j] == pairs
+        assert values["per_class"][label]["rows"] == truth.count(label)
+    assert values["truncated"] == sum(len(text.split()) > 16 for text in texts)
+
+    shown = invoke(*arguments, "--label-column", "topic").stdout
+    assert "66.67%" in shown
+    assert all(label in shown for label in LABELS)
+
+    path.write_text("text,label\nOil prices,Weather\n", encoding="utf-8")
+    errors = invoke("evaluate", model, "--data", path, code=1).stderr
+    assert re.fullmatch(r"Error: .*line 2: label 'Weather' is not one of World, .*\n", errors)
+
+
+@pytest.mark.backend
+@pytest.mark.slow
+def test_train_on_rows_of_ones_own(model, invoke, tmp_path):
+    rng = np.random.default_rng(0)
+    path, output = tmp_path / "rows.jsonl", tmp_path / "mine"
+    topics = {
+        "sport": ["goal", "coach", "striker", "season", "overtime"],
+        "money": ["oil", "prices", "bank", "shares", "profit"],
+    }
+    rows = [
+        {"body": " ".join(rng.choice(words, 6)), "topic": topic}
+        for topic, words in topics.items()
+        for _ in range(60)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    arguments = (
+        *("train", model, "--data", path, "--text-column", "body", "--label-column", "topic"),
+        *("--output", output, "--validation-fraction", "0.2"),
+    )
+    result = invoke(*arguments, "--epochs", 8, "--batch-size", 8, "--learning-rate", "0.01")
+    assert "untrained" in result.stderr  # the new head
+    assert len(result.stderr.splitlines()) == 1
+    shown = dict(re.split("  +", line, maxsplit=1) for line in result.stdout.splitlines())
+    assert shown["model"] == str(output)
+    assert float(shown["validation accuracy"].removesuffix("%")) > 90
+    assert bundle.read(output).labels == ("money", "sport")
+    answers = invoke("classify", "--model", output, "oil shares", "coach season").stdout
+    assert [line.split()[0] for line in answers.splitlines()] == ["money", "sport"]
+
+    errors = invoke(*arguments, code=1).stderr
+    assert re.fullmatch(r"Error: --output .* is not empty: --resume goes on .*\n", errors)
+
+
+def test_train_names_what_is_wrong_before_it_starts(model, invoke, tmp_path):
+    (tmp_path / "file").write_text("")
+    errors = invoke("train", model, "--output", tmp_path / "file", code=1).stderr
+    assert "is a file" in errors
+    errors = invoke(
+        "train", model, "--data", tmp_path / "none.csv", "--output", tmp_path / "new", code=1
+    ).stderr
+    assert "none.csv" in errors
+    assert not (tmp_path / "new").exists()
