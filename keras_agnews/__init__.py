@@ -11,13 +11,15 @@ whomever, the package's layers are registered, so that `keras.saving.load_model`
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.abc
-import importlib.machinery
 import importlib.util
 import json
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -100,9 +102,10 @@ def _choose_backend() -> None:
     """
     if os.environ.get("KERAS_BACKEND"):
         return
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
+    path = Path(os.path.expanduser(os.path.join(home, "keras.json")))
     try:
-        chosen = json.loads((home / "keras.json").read_text(encoding="utf-8"))["backend"]
+        chosen = json.loads(path.read_text(encoding="utf-8"))["backend"]
     except (OSError, ValueError, KeyError, TypeError):
         chosen = None
     for name in (chosen, "tensorflow", "jax", "torch"):
@@ -117,29 +120,50 @@ def _register_layers() -> None:
 
 
 class _AfterKeras(importlib.abc.MetaPathFinder):
-    """Finds Keras as the others would, and registers our layers once it has been imported."""
+    """Registers our layers as soon as Keras is imported and no module of ours is half-way.
+
+    Finds modules as the others would, and adds to their execution only. A module of ours that
+    imports Keras could not be imported again from inside that.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> Any:
-        if name != "keras":
+        if name != "keras" and not name.startswith("keras_agnews."):
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        others = [finder for finder in sys.meta_path if finder is not self]
+        specs = (finder.find_spec(name, path, target) for finder in others)
+        spec = next(filter(None, specs), None)
         if spec is None or spec.loader is None:
-            sys.meta_path.insert(0, self)
-            return None
-        loader = spec.loader
-        execute = loader.exec_module
+            return spec
+        execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            try:
+            with self._counted():
                 execute(module)
-            except BaseException:
-                sys.meta_path.insert(0, self)  # so that a second try is seen too
-                raise
-            _register_layers()
+            if not self._running and "keras" in sys.modules:
+                self._finish()
 
-        loader.exec_module = exec_module  # type: ignore[method-assign]
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+
+    def _finish(self) -> None:
+        with self._counted():
+            _register_layers()
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
 
 
 if "keras" in sys.modules:

@@ -7,13 +7,16 @@ data: everything is checked before memory is taken, and nothing that a file name
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import math
+import mmap
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,11 @@ CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE, CARD_FILE = (
 )
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_LABELS = 100_000
-_PASSING = re.compile(r"\.[0-9a-f]{8}(config\.json|model\.safetensors|vocab\.txt)(\.link)?")
+_MAX_NESTING = 32
+# What a write makes and takes away again, or leaves where it is killed.
+_PASSING = re.compile(
+    r"\.[0-9a-f]{8}(config\.json|model\.safetensors|vocab\.txt|README\.md|scratch)(\.link)?"
+)
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -68,6 +75,11 @@ class Weights:
             raise BundleError(f"weights.sha256 is not 64 hexadecimal digits: {self.sha256!r}")
         if self.dtype is not None and self.dtype not in _DTYPES.values():
             raise BundleError(f"weights.dtype is {self.dtype!r}, not in {list(_DTYPES.values())}")
+        if self.source is not None and not re.match("[a-z]+://", self.source):
+            raise BundleError(
+                f"weights.source must be a hub's address such as hf://user/model, "
+                f"not {self.source!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +115,7 @@ class Bundle:
     @property
     def parameters(self) -> int:
         """Parameters of the model."""
-        shapes = self.config.variables(len(self.labels)).values()
-        return sum(int(np.prod(shape)) for shape in shapes)
+        return sum(math.prod(shape) for shape in self.variables().values())
 
     @property
     def vocabulary_file(self) -> str:
@@ -113,14 +124,30 @@ class Bundle:
 
     def variables(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every variable of the model."""
-        variables: dict[str, tuple[int, ...]] = self.config.variables(len(self.labels))
-        return variables
+        variables = self.config.variables(len(self.labels))
+        return {name: tuple(shape) for name, shape in variables.items()}
 
     def build(self) -> Any:
-        """A `keras.Model` on token ids."""
-        return registry.builder(self.builder)(self.config, len(self.labels))
+        """A `keras.Model` on token ids; `BundleError` where it is not what the config says."""
+        model = registry.builder(self.builder)(self.config, len(self.labels))
+        expected = self.variables()
+        built = {variable.path: tuple(variable.shape) for variable in model.weights}
+        if wrong := sorted(built.items() ^ expected.items()):
+            name = wrong[0][0]
+            raise BundleError(
+                f"builder {self.builder!r} gives {name} the shape {built.get(name)}, "
+                f"its config's variables() says {expected.get(name)}"
+            )
+        return model
 
     def make_tokenizer(self, vocabulary: tuple[str, ...]) -> Tokenizer:
+        """The tokenizer; its vocabulary must be as long as the embedding."""
+        expected = getattr(self.config, "vocabulary_size", len(vocabulary))
+        if len(vocabulary) != expected:
+            raise BundleError(
+                f"{self.vocabulary_file} has {len(vocabulary):,} tokens, "
+                f"but config.vocabulary_size is {expected:,}"
+            )
         options = {k: v for k, v in self.tokenizer.items() if k != "vocabulary"}
         try:
             return tokenizer_from_config(options, vocabulary, self.max_length)
@@ -144,6 +171,7 @@ class Bundle:
     def from_dict(cls, values: Any) -> Bundle:
         """Validate the JSON object of a `config.json`; `BundleError` names the field."""
         _check(isinstance(values, dict), f"must be an object, not {type(values).__name__}")
+        _check_plain(values)
         values = dict(values)
         _check(values.pop("format", None) == FORMAT, f'format must be "{FORMAT}"')
         version = values.pop("format_version", None)
@@ -162,7 +190,13 @@ class Bundle:
             raise BundleError(f"{missing[0]} is missing")
         for name in ("name", "builder"):
             _check(isinstance(values[name], str) and values[name] != "", f"{name} must be a string")
-        values["config"] = registry.builder(values["builder"]).config.from_dict(values["config"])
+        config = registry.builder(values["builder"]).config
+        try:
+            values["config"] = config.from_dict(values["config"])
+        except BundleError:
+            raise
+        except (TypeError, ValueError) as error:  # of a third party
+            raise BundleError(f"config: {error}") from error
         values["labels"] = _labels(values["labels"])
         length = values["max_length"]
         limit = getattr(values["config"], "max_positions", 1 << 20)
@@ -212,16 +246,15 @@ def read(directory: Path) -> Bundle:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file of at most 1 MiB, without duplicate keys, NaN or deep nesting."""
+    """A JSON file of at most 1 MiB, without duplicate keys, NaN, lone surrogates, deep nesting."""
     try:
         size = path.stat().st_size
         if size > _MAX_CONFIG_BYTES:
             raise BundleError(f"{path}: {size:,} bytes are more than a config has")
-        return json.loads(
-            path.read_bytes().decode("utf-8"),
-            object_pairs_hook=_unique_keys,
-            parse_constant=_no_constant,
-        )
+        text = path.read_bytes().decode("utf-8")
+        values = json.loads(text, object_pairs_hook=_unique_keys)
+        _check_plain(values)
+        return values
     except FileNotFoundError:
         raise BundleError(f"{path}: no such file") from None
     except OSError as error:
@@ -233,13 +266,7 @@ def read_json(path: Path) -> Any:
 
 def read_tokenizer(directory: Path, bundle: Bundle) -> Tokenizer:
     """The bundle's tokenizer; its vocabulary must be as long as the embedding."""
-    path = directory / bundle.vocabulary_file
-    vocabulary = read_vocabulary(path)
-    expected = getattr(bundle.config, "vocabulary_size", len(vocabulary))
-    if len(vocabulary) != expected:
-        raise BundleError(
-            f"{path}: {len(vocabulary):,} tokens, but config.vocabulary_size is {expected:,}"
-        )
+    vocabulary = read_vocabulary(directory / bundle.vocabulary_file)
     try:
         return bundle.make_tokenizer(vocabulary)
     except BundleError as error:
@@ -253,8 +280,10 @@ def read_weights(
 
     The file is mapped, not read: one tensor at a time takes memory.
     """
+    # Opened before the sum is taken: what is summed then is what is read, whoever replaces it.
+    file = open_safetensors(path)
     check_weights_file(path, expected, sha256)
-    return _tensors(path, expected)
+    return _tensors(file, expected)
 
 
 def check_weights_file(
@@ -269,7 +298,11 @@ def check_weights_file(
     for name, shape in expected.items():
         if shapes[name] != shape:
             raise BundleError(f"{path}: {name} has shape {shapes[name]}, config.json says {shape}")
-    if sha256 and (found := file_sha256(path)) != sha256:
+    try:
+        found = file_sha256(path) if sha256 else ""
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
+    if found != sha256:
         raise BundleError(
             f"{path}: SHA-256 is {found}, weights.sha256 in config.json says {sha256}: "
             "the file was swapped or damaged, take it anew"
@@ -303,8 +336,58 @@ def open_safetensors(path: Path) -> Any:
         raise BundleError(f"{path}: not a whole safetensors file ({error})") from None
 
 
-def _tensors(path: Path, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    with open_safetensors(path) as file:
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file, unread.
+
+    Attributes:
+        name: as the file has it.
+        shape: likewise.
+        dtype: likewise, e.g. `"F32"`.
+        read: its float32 value, which may be a window on the mapped file: copy what is to stay.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+def map_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a safetensors file, by its name.
+
+    The library's reader for NumPy gives each tensor memory of its own, as a backend then does too;
+    for the embedding of a large vocabulary once is enough.
+    """
+    with open_safetensors(path):
+        pass  # which has checked header, bounds and overlaps
+    with open(path, "rb") as file:
+        # Nobody writes, but PyTorch warns of memory that cannot be written.
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    start = 8 + int.from_bytes(mapped[:8], "little")
+    header = json.loads(mapped[8:start])
+    header.pop("__metadata__", None)
+    return {
+        name: StoredTensor(
+            name,
+            tuple(entry["shape"]),
+            entry["dtype"],
+            functools.partial(_window, mapped, start + entry["data_offsets"][0], entry),
+        )
+        for name, entry in header.items()
+    }
+
+
+def _window(mapped: mmap.mmap, offset: int, entry: dict[str, Any]) -> np.ndarray:
+    import ml_dtypes  # noqa: F401  (teaches NumPy bfloat16)
+
+    dtype, count = np.dtype(_DTYPES[entry["dtype"]]), int(np.prod(entry["shape"], dtype=np.int64))
+    value = np.frombuffer(mapped, dtype, count, offset).reshape(entry["shape"])
+    return np.require(value, np.float32, "A")
+
+
+def _tensors(file: Any, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    with file:
         for name in names:
             yield name, np.asarray(file.get_tensor(name), dtype=np.float32)
 
@@ -329,22 +412,18 @@ def write(
 
     Returns: the bundle as written.
     """
-    import safetensors.numpy
-
     if dtype not in ("float32", "float16"):
         raise InputError(f"dtype is {dtype!r}, not 'float32' or 'float16'")
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory} is a file: give another output directory")
+    stored = _storable(bundle, vocabulary, tensors, dtype)
     directory.mkdir(parents=True, exist_ok=True)
-    stored = {name: np.ascontiguousarray(tensors[name], dtype) for name in bundle.variables()}
-    for name, array in stored.items():
-        if not np.isfinite(array).all():
-            raise InputError(f"{name} has values that are not finite in {dtype}: nothing written")
     token = f".{uuid.uuid4().hex[:8]}"
     weights, words = directory / (token + WEIGHTS_FILE), directory / (token + VOCABULARY_FILE)
     try:
-        safetensors.numpy.save_file(stored, weights, metadata={"format": "np"})
         words.write_bytes("".join(f"{word}\n" for word in vocabulary).encode("utf-8"))
+        _save_tensors(stored, weights, scratch=directory / f"{token}scratch")
+        shutil.copymode(words, weights)
         for path in (weights, words):
             _flush(path)
         pin = Weights(file=WEIGHTS_FILE, sha256=file_sha256(weights), dtype=dtype)
@@ -367,11 +446,53 @@ def write(
         # Ours, and what an earlier write that was killed may have left.
         named = _named_files(directory)
         for path in directory.glob(".*"):
-            if _PASSING.fullmatch(path.name) and path.name not in named:
+            if not _PASSING.fullmatch(path.name) or path.name in named:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
                 path.unlink(missing_ok=True)
     if card is not None and not (directory / CARD_FILE).exists():
-        (directory / CARD_FILE).write_text(card, encoding="utf-8")
+        _write_text(directory / CARD_FILE, card)
     return final
+
+
+def _storable(
+    bundle: Bundle, vocabulary: tuple[str, ...], tensors: Mapping[str, np.ndarray], dtype: str
+) -> dict[str, np.ndarray]:
+    """The tensors as they are stored; `InputError` unless what is written could be read again."""
+    try:
+        Bundle.from_dict(json.loads(json.dumps(bundle.to_dict())))
+        bundle.make_tokenizer(vocabulary)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{bundle.name} cannot be written: {error}") from error
+    expected = bundle.variables()
+    if wrong := sorted(expected.keys() ^ tensors.keys()):
+        raise InputError(f"{_some(wrong)}: either not of the model or not given")
+    stored = {}
+    for name, shape in expected.items():
+        if np.shape(tensors[name]) != shape:
+            raise InputError(f"{name} has shape {np.shape(tensors[name])}, the config says {shape}")
+        with np.errstate(over="ignore"):
+            stored[name] = np.ascontiguousarray(tensors[name], dtype).reshape(shape)
+        if not np.isfinite(stored[name]).all():
+            raise InputError(f"{name} has values that are not finite in {dtype}: nothing written")
+    return stored
+
+
+def _save_tensors(tensors: dict[str, np.ndarray], path: Path, scratch: Path) -> None:
+    """Write a safetensors file by way of a directory, which goes, or stays if we are killed.
+
+    The library writes to a file of a name of its own beside the one it is given.
+    """
+    import safetensors.numpy
+
+    scratch.mkdir()
+    try:
+        safetensors.numpy.save_file(tensors, scratch / path.name, metadata={"format": "np"})
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path}: cannot be written: {error}") from error
+    os.replace(scratch / path.name, path)
 
 
 def file_sha256(path: Path) -> str:
@@ -400,9 +521,12 @@ def _replace_by_copy(path: Path, target: Path) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a JSON file by rename: a crash leaves the old one or the new one."""
+    _write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     _flush(temporary)
     os.replace(temporary, path)
 
@@ -432,6 +556,23 @@ def _check(condition: bool, message: str) -> None:
         raise BundleError(message)
 
 
+def _check_plain(value: Any, where: str = "", depth: int = 0) -> None:
+    """`BundleError` unless a value from JSON can be written as JSON in UTF-8 again."""
+    _check(depth <= _MAX_NESTING, f"{where} is nested too deeply")
+    if isinstance(value, str):
+        _check(not re.search("[\ud800-\udfff]", value), f"{where} holds half a surrogate pair")
+    elif isinstance(value, float):
+        _check(math.isfinite(value), f"{where} is {value}, not a JSON number")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            inner = f"{where}.{key}" if where else str(key)
+            _check_plain(key, f"the key {inner!a}", depth)
+            _check_plain(item, inner, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _check_plain(item, f"{where}[{i}]", depth + 1)
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pairs:
@@ -439,10 +580,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise BundleError(f"the key {key!r} stands twice")
         values[key] = value
     return values
-
-
-def _no_constant(name: str) -> None:
-    raise BundleError(f"{name} is not a JSON number")
 
 
 def _without(values: dict[str, Any], key: str) -> dict[str, Any]:

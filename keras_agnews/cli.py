@@ -43,16 +43,20 @@ DEFAULT_MODEL = "tiny-transformer"
 BACKENDS = ("tensorflow", "jax", "torch")
 # What a shell reports of a program that SIGINT or SIGPIPE ended.
 INTERRUPTED, OUTPUT_CLOSED = 130, 141
-# A batch of standard input: so much, or what has come when so many seconds bring no more.
+# Standard input is read until there is so much, or so many seconds bring no more; and answered
+# so many lines at a time.
 _READ_BYTES = 1 << 20
 _PATIENCE = 0.005
+_BATCH_LINES = 4_096
 
 
 class _Commands(click.Group):
     """Turns what can go wrong outside this program into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout is None:  # closed before the start
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+        elif isinstance(sys.stdout, io.TextIOWrapper):
             # A lone surrogate becomes `\udcff`, which is its escape in JSON too.
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         with warnings.catch_warnings():
@@ -152,7 +156,7 @@ def classify(texts: tuple[str, ...], model: str, form: str, top: int | None) -> 
     if "-" in texts and len(texts) > 1:
         raise click.UsageError("'-' stands for standard input and cannot be mixed with texts")
     streams = texts in ((), ("-",))
-    if not texts and (sys.stdin is None or _is_terminal(sys.stdin)):
+    if streams and (sys.stdin is None or (not texts and sys.stdin.isatty())):
         raise click.UsageError("give texts, or pipe one a line into the command")
     clf = _load(model)
     write = _json_line if form == "jsonl" else _text_line
@@ -178,8 +182,9 @@ def read_lines(stream: BinaryIO) -> Iterator[list[str]]:
             continue
         lines = b"".join((*rest, head)).split(b"\n")
         rest = [tail]
-        yield _decoded(lines, first)
-        first = False
+        for start in range(0, len(lines), _BATCH_LINES):
+            yield _decoded(lines[start : start + _BATCH_LINES], first)
+            first = False
     if last := b"".join(rest):
         yield _decoded([last], first)
 
@@ -550,6 +555,10 @@ def train(
     columns = {"text_column": text_column, "label_column": label_column}
     rows = data_module.load(data, "train", **columns)
     _start_backend()
+    import keras
+
+    with _tensorflow_silenced():  # this imports it, whatever the backend, as will `finetune`
+        keras.utils.set_random_seed(recipe["seed"] or 0)
     from keras_agnews import load
     from keras_agnews.loading import open_checkpoint
     from keras_agnews.training import finetune
@@ -580,7 +589,7 @@ def train(
             resume=resume,
             progress=terminal,
             dtype=dtype,
-            record={"data": f"{Path(rows.source).name} {rows.note}".strip()},
+            record={"data": ", ".join(filter(None, (Path(rows.source).name, rows.note)))},
             **recipe,
         )
     best = result["best_epoch"]
@@ -628,24 +637,24 @@ def _start_backend() -> None:
             f'the backend {name} is not installed: pip install "keras-agnews[{name}]"'
             + (f", or choose one that is with --backend ({others})" if others else "")
         )
-    if name == "jax":
-        logging.getLogger("jax").setLevel(logging.ERROR)
-    # At 0, the user wants to hear all that TensorFlow has to say.
-    noisy = name == "tensorflow" and os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0"
-    if noisy:
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    with _stderr_held() if noisy else contextlib.nullcontext():
+    for noisy in ("jax", "tensorflow"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    with _tensorflow_silenced():
         importlib.import_module("keras")
 
 
 @contextlib.contextmanager
-def _stderr_held() -> Iterator[None]:
-    """Keep back what is written to file descriptor 2, C++ code's too, unless the block fails.
+def _tensorflow_silenced() -> Iterator[None]:
+    """Keep back what the import of TensorFlow writes to standard error, unless it fails.
 
-    TensorFlow writes there when its libraries are loaded, before its log level holds.
+    Its C++ code writes to file descriptor 2 before its log level holds. Who sets that level to 0
+    wants to hear it all.
     """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         terminal = os.dup(2)
     except OSError:  # closed, so there is nothing to keep quiet

@@ -95,10 +95,7 @@ class TransformerConfig:
             if hint.endswith("| None") and value is None:
                 continue
             kind = hints[hint.removesuffix(" | None")]
-            if kind is float and type(value) is int:
-                value = float(value)
-                object.__setattr__(self, field.name, value)
-            if type(value) is not kind:
+            if type(value) not in ((float, int) if kind is float else (kind,)):
                 raise BundleError(
                     f"config.{field.name} must be {kind.__name__}, not {type(value).__name__}"
                 )
@@ -106,6 +103,8 @@ class TransformerConfig:
                 low, high = _LIMITS[field.name]
                 if not low <= value <= high:
                     raise BundleError(f"config.{field.name} is {value}, not in {low:g} to {high:g}")
+            if kind is float:
+                object.__setattr__(self, field.name, float(value))
             if field.name in _CHOICES and value not in _CHOICES[field.name]:
                 raise BundleError(
                     f"config.{field.name} is {value!r}, not one of "
@@ -116,6 +115,8 @@ class TransformerConfig:
                 f"config.hidden_size {self.hidden_size} is not a multiple of "
                 f"config.heads {self.heads}: give config.key_size"
             )
+        if self.pooling == "mean" and self.pooler:
+            raise BundleError('config.pooler must be false where config.pooling is "mean"')
         if self.parameters(1) > _MAX_PARAMETERS:
             raise BundleError(
                 f"config describes {self.parameters(1):,} parameters, "

@@ -6,18 +6,20 @@ Files stay in the Hub client's own cache. Sums that nobody has told us are recor
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from keras_agnews import bundle
 from keras_agnews.data import cache_directory
-from keras_agnews.errors import DownloadError, InputError, NotFoundError
+from keras_agnews.errors import BundleError, DownloadError, InputError, NotFoundError
 
 SCHEME = "hf://"
 # All that a bundle or a Hugging Face checkpoint needs, and nothing that could hold code.
@@ -83,14 +85,19 @@ def download(
     """
     repository, wanted = _parse(source, revision)
     pins = dict(sha256 or {})
-    record: dict[str, Any] = {}
-    place = _record_file(repository, "")
-    if wanted == "":
-        record = _read_record(place)
-        wanted = record.get("revision")
-    directory = _fetch(repository, wanted or "main", lambda hub: _snapshot(hub, repository, wanted))
+    # A pin's record is read before, another revision's when its commit is known.
+    blank = wanted == ""
+    pinned = blank or _COMMIT.fullmatch(wanted) is not None
+    place = _record_file(repository, "" if blank else wanted)
+    record = _read_record(place) if pinned else {}
+    wanted = record.get("revision", "main") if blank else wanted
+    directory = _fetch(
+        repository,
+        wanted,
+        lambda client: _snapshot(client, repository, wanted, record.get("sha256", {})),
+    )
     commit = directory.name
-    if revision != "":
+    if not pinned:
         place = _record_file(repository, commit)
         record = _read_record(place)
     known = {**record.get("sha256", {}), **{name: value for name, value in pins.items() if value}}
@@ -118,26 +125,40 @@ def download(
     return Snapshot(directory, SCHEME + repository, commit)
 
 
-def _parse(source: str, revision: str | None) -> tuple[str, str | None]:
+def _parse(source: str, revision: str | None) -> tuple[str, str]:
     match = _SOURCE.fullmatch(source)
     if match is None or ".." in source:
         raise InputError(f"{source!r} is not an address: hf://user/name or hf://user/name@revision")
     repository, inline = match.groups()
     if inline and revision and inline != revision:
         raise InputError(f"{source!r} and revision={revision!r} ask for two revisions")
-    return repository, inline or revision
+    return repository, inline or ("main" if revision is None else revision)
 
 
-def _snapshot(hub: Any, repository: str, revision: str | None) -> Path:
-    # Given a branch or a tag, the client resolves it first and fetches every file at its commit.
-    return Path(
-        hub.snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=list(FILES),
-            ignore_patterns=list(_OTHERS),
-        )
+def _snapshot(client: Any, repository: str, revision: str, files: Iterable[str]) -> Path:
+    """The directory of a revision, with `files` in it at least where the Hub can be asked."""
+    get = functools.partial(
+        client.snapshot_download,
+        repository,
+        revision=revision,
+        allow_patterns=list(FILES),
+        ignore_patterns=list(_OTHERS),
     )
+    if not _COMMIT.fullmatch(revision):
+        return Path(get())  # the client resolves it first, and fetches every file at its commit
+    local = None
+    with contextlib.suppress(FileNotFoundError):  # nothing cached, or not all that it knows of
+        local = Path(get(local_files_only=True))
+    if local and files and all((local / name).is_file() for name in files):
+        return local
+    try:
+        # Where the Hub cannot be reached this fails at once, the list of files after many tries.
+        client.model_info(repository, revision=revision)
+    except Exception:
+        if local is None:
+            raise
+        return local
+    return Path(get())
 
 
 def _fetch(repository: str, revision: str, call: Callable[[Any], _T]) -> _T:
@@ -175,7 +196,7 @@ def _checked(repository: str, directory: Path, name: str, known: str) -> str:
             _fetch(
                 repository,
                 directory.name,
-                lambda hub: hub.hf_hub_download(
+                lambda client: client.hf_hub_download(
                     repository, name, revision=directory.name, force_download=True
                 ),
             )
@@ -209,7 +230,10 @@ def _record_file(repository: str, commit: str) -> Path:
 def _read_record(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    record = bundle.read_json(path)
+    try:
+        record = bundle.read_json(path)
+    except BundleError:
+        record = None
     sums = record.get("sha256") if isinstance(record, dict) else None
     whole = (
         isinstance(sums, dict)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import keras
 import numpy as np
 
 from keras_agnews import bundle, hub, registry
@@ -176,12 +177,12 @@ def _adopt(target: Bundle, origin: Bundle) -> Bundle:
             raise BundleError(
                 f"{origin.name} does not fit {target.name}: {name} is {theirs[name]}, not {shape}"
             )
-    if target.config.layers != origin.config.layers:
-        raise BundleError(
-            f"{origin.name} does not fit {target.name}: it has {origin.config.layers} layers of "
-            f"width {origin.config.hidden_size}, not {target.config.layers} of width "
-            f"{target.config.hidden_size}"
-        )
+    for field in ("layers", "heads", "head_width", "type_vocabulary_size", "embedding_norm"):
+        mine, its = getattr(target.config, field, None), getattr(origin.config, field, None)
+        if mine != its:
+            raise BundleError(
+                f"{origin.name} does not fit {target.name}: config.{field} is {its}, not {mine}"
+            )
     config = dataclasses.replace(
         target.config, activation=origin.config.activation, epsilon=origin.config.epsilon
     )
@@ -201,8 +202,10 @@ def _assemble(
     with weights_follow():
         classifier = TextClassifier(target, tokenizer)
     variables = {variable.path: variable for variable in classifier.model.weights}
+    aliases = keras.backend.backend() == "jax"
     for name, value in arrays:
-        variables.pop(name).assign(value)
+        # JAX keeps an aligned array as it is, and with it the file that a value may be a window on.
+        variables.pop(name).assign(np.array(value) if aliases else value)
     if variables:
         for name, variable in variables.items():
             variable.assign(initial_value(target.config, name, tuple(variable.shape)))

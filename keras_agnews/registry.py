@@ -49,6 +49,7 @@ _builders: dict[str, Builder] = {
     "bert": Builder(BertConfig, "keras_agnews.models:transformer"),
 }
 _directories: dict[str, Path] = {}
+_plugins_loaded = False
 _lock = threading.RLock()
 
 
@@ -72,7 +73,8 @@ def register(
         source: a bundle directory, or a directory of bundle directories; or, with `builder`, the
             name under which bundles ask for the architecture.
         builder: `builder(config, classes)` gives a `keras.Model` from a dict of token ids to
-            logits; or `"module:function"`, imported when first needed.
+            logits, whose last layer is named "logits"; or `"module:function"`, imported when
+            first needed.
         config: the builder's frozen dataclass, with `from_dict(values)`, `to_dict()` and
             `variables(classes)`, a dict from variable path to shape.
 
@@ -97,7 +99,7 @@ def register(
                 raise InputError(f"a builder {str(source)!r} is registered already")
             _builders[str(source)] = Builder(config, builder)
         return
-    root = Path(source).expanduser().absolute()
+    root = Path(os.path.abspath(Path(source).expanduser()))  # without ".." in a model's name
     found = _bundles_in(root)
     if not found:
         raise NotFoundError(f"no bundle in {root}: a bundle is a directory with a config.json")
@@ -148,14 +150,18 @@ def _bundles_in(root: Path) -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
 
 
-@functools.cache
 def _load_entry_points() -> None:
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        try:
-            point.load()()
-        except Exception as error:  # one broken plugin must not take the zoo down
-            warnings.warn(
-                f"entry point {point.name!r} ({point.value}) of group {ENTRY_POINTS} failed: "
-                f"{type(error).__name__}: {error}",
-                stacklevel=3,
-            )
+    global _plugins_loaded
+    with _lock:  # other threads wait
+        if _plugins_loaded:
+            return
+        _plugins_loaded = True  # from here on, since a plugin may ask for the zoo itself
+        for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+            try:
+                point.load()()
+            except Exception as error:  # one broken plugin must not take the zoo down
+                warnings.warn(
+                    f"entry point {point.name!r} ({point.value}) of group {ENTRY_POINTS} failed: "
+                    f"{type(error).__name__}: {error}",
+                    stacklevel=3,
+                )

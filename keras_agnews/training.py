@@ -32,7 +32,7 @@ from keras_agnews.errors import InputError, TrainingError
 from keras_agnews.inference import compile_forward
 
 CHECKPOINT_FILE, LOG_FILE, CURVES_FILE = "checkpoint.safetensors", "log.csv", "curves.png"
-_CHECKPOINT_SECONDS = 1_800.0
+CHECKPOINT_SECONDS = 1_800.0
 _LOG_FIELDS = (
     "epoch",
     "loss",
@@ -163,7 +163,7 @@ def make_optimizer(recipe: Recipe, total_steps: int) -> keras.optimizers.Optimiz
         epsilon=1e-8,
         global_clipnorm=recipe.clip_norm or None,
     )
-    optimizer.exclude_from_weight_decay(var_names=["/bias$", "/gamma$", "/beta$"])
+    optimizer.exclude_from_weight_decay(var_names=["^bias$", "^gamma$", "^beta$"])
     return optimizer
 
 
@@ -424,8 +424,9 @@ class _Run:
             ("model", model.variables),
             ("optimizer", model.optimizer.variables),
         ):
+            # By place, not by path: Keras numbers its seed generators anew in each process.
             for i, variable in enumerate(variables):
-                yield f"{group}/{i}/{variable.path}", variable
+                yield f"{group}/{i}", variable
 
     def _restore(self) -> tuple[int, int]:
         assert self.directory is not None
@@ -446,9 +447,13 @@ class _Run:
                         "resume with the same data and options, or start anew without resume"
                     )
             for name, variable in self._variables():
-                if name not in stored:
-                    raise TrainingError(f"{path} lacks {name}: start anew without resume")
-                variable.assign(file.get_tensor(name))
+                value = file.get_tensor(name) if name in stored else None
+                if value is None or value.shape != tuple(variable.shape):
+                    raise TrainingError(
+                        f"{path} does not fit the model at {variable.path}: start anew without "
+                        "resume"
+                    )
+                variable.assign(value)
             if "torch_rng" in stored and keras.backend.backend() == "torch":
                 import torch
 
@@ -563,7 +568,7 @@ class _Watcher(keras.callbacks.Callback):
         if not math.isfinite(loss):
             self.broken = done - 1
             self.model.stop_training = True
-        elif time.monotonic() - self._saved > _CHECKPOINT_SECONDS:
+        elif time.monotonic() - self._saved > CHECKPOINT_SECONDS:
             _ = self.model  # on JAX, this brings the model's variables up to date
             self._run.checkpoint(self._epoch, done)
             self._saved = time.monotonic()

@@ -992,6 +992,34 @@ def test_weights_of_another_shape_name_both(tmp_path: Path) -> None:
         keras_agnews.load("small-bert-L4", weights=directory)
 
 
+@pytest.mark.backend
+@pytest.mark.parametrize("changes", [{"heads": 2}, {"type_vocabulary_size": 0}, {"layers": 1}])
+def test_weights_of_another_architecture_are_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    directory, _, _ = tiny(tmp_path / "foreign")
+    values = open_checkpoint(directory, name="target").description.to_dict()
+    oracle.checkpoint(tmp_path / "ours", values | {"config": values["config"] | changes})
+    with pytest.raises(BundleError, match="does not fit target"):
+        keras_agnews.load(tmp_path / "ours", weights=directory)
+
+
+@pytest.mark.backend
+def test_the_model_does_not_hang_on_the_file(tmp_path: Path) -> None:
+    directory, _, tensors = tiny(tmp_path)
+    path = directory / "model.safetensors"
+    padding = -int.from_bytes(path.read_bytes()[:8], "little") - 8 - len('"pad":"",')
+    # So that every tensor begins where JAX would keep an array of NumPy's as it is.
+    save_file(tensors, path, metadata={"format": "pt", "pad": " " * (padding % 64)})
+    assert (8 + int.from_bytes(path.read_bytes()[:8], "little")) % 64 == 0
+    classifier = load(directory)
+    before = [np.array(value) for value in classifier.model.get_weights()]
+    with path.open("r+b") as file:
+        file.write(b"\0" * path.stat().st_size)
+    assert all(map(np.array_equal, before, classifier.model.get_weights()))
+    assert any(np.any(value) for value in before)
+
+
 # --- transformers as an oracle ---------------------------------------------------------------
 
 

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -155,7 +154,7 @@ def third_party(tree: ast.AST) -> set[str]:
 
 
 def test_every_third_party_import_is_declared() -> None:
-    declared = BASE.union(*map(extra, USERS_EXTRAS))
+    declared = BASE.union(*map(extra, (*USERS_EXTRAS, "bench")))
     undeclared = {name: third_party(tree) - declared for name, tree in trees()}
     assert {name: found for name, found in undeclared.items() if found} == {}
 
@@ -260,12 +259,11 @@ def test_imports_no_backend(code: str) -> None:
 
 @pytest.mark.parametrize("code", LIGHT.values(), ids=LIGHT)
 def test_takes_less_than_half_a_second(code: str) -> None:
-    """The best of a few tries, since other tests run beside this one."""
+    """Of a processor: on the clock it is the same, were no other test running beside this one."""
     seconds = []
-    for _ in range(8):
-        start = time.perf_counter()
+    for _ in range(5):
+        before = os.times()
         in_fresh_process(f"{code}\nprint()", cwd=ROOT)
-        seconds.append(time.perf_counter() - start)
-        if seconds[-1] < 0.5:
-            return
-    pytest.fail(f"took {min(seconds):.2f} s at best")
+        after = os.times()
+        seconds.append(sum(after[2:4]) - sum(before[2:4]))  # user and system time of children
+    assert 0 < min(seconds) < 0.5

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from keras_agnews import bundle
-from keras_agnews.bundle import Bundle
+from keras_agnews.bundle import Bundle, StoredTensor
 from keras_agnews.configs import BertConfig
 from keras_agnews.data import LABELS
 from keras_agnews.errors import BundleError, InputError, MissingDependencyError, require
@@ -207,16 +207,6 @@ _FLOATS = ("F32", "F16", "BF16", "torch.float32", "torch.float16", "torch.bfloat
 
 
 @dataclass(frozen=True)
-class _Tensor:
-    """A tensor in a file, unread."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    read: Callable[[], np.ndarray]
-
-
-@dataclass(frozen=True)
 class HuggingFaceCheckpoint:
     """A validated checkpoint, whose weights are read when `arrays` is asked for them.
 
@@ -232,12 +222,13 @@ class HuggingFaceCheckpoint:
     description: Bundle
     tokenizer: Tokenizer
     has_head: bool
-    _tensors: Mapping[str, tuple[_Tensor, bool]] = field(repr=False)
+    _tensors: Mapping[str, tuple[StoredTensor, bool]] = field(repr=False)
 
     def arrays(self, wanted: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
         """Name and float32 value of each wanted variable that the checkpoint has.
 
-        A head or a pooler that it lacks is left out.
+        A head or a pooler that it lacks is left out. A value may be a window on the mapped file:
+        copy what is to stay.
 
         Raises:
             BundleError: before anything is read, where a variable has another shape or one of
@@ -258,8 +249,7 @@ class HuggingFaceCheckpoint:
     def _read(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
         for name in names:
             tensor, transposed = self._tensors[name]
-            value = np.asarray(tensor.read(), np.float32)
-            yield name, value.T if transposed else value
+            yield name, tensor.read().T if transposed else tensor.read()
 
 
 def is_hugging_face(config: Any) -> bool:
@@ -326,7 +316,7 @@ def open_checkpoint(
     passed_over = [] if ours.pooler else ["encoder/pooler/"]
     if pooling == "mean":
         passed_over += ["head_hidden/", "logits/"]
-    matched = _match(directory, tensors, family, wanted, tuple(passed_over))
+    matched = _match(directory, tensors, family, ours.layers, wanted, tuple(passed_over))
     return HuggingFaceCheckpoint(directory, description, tokenizer, head is not None, matched)
 
 
@@ -412,7 +402,7 @@ def _sentence_pooling(directory: Path) -> dict[str, Any]:
     return POOLINGS[modes[0]]
 
 
-def _labels(config: dict[str, Any], head: _Tensor) -> tuple[str, ...]:
+def _labels(config: dict[str, Any], head: StoredTensor) -> tuple[str, ...]:
     """The names of the head's classes, as `id2label` has them, else as `transformers` has them."""
     problem = config.get("problem_type")
     if problem not in (None, "single_label_classification"):
@@ -437,19 +427,19 @@ def _labels(config: dict[str, Any], head: _Tensor) -> tuple[str, ...]:
 
 def _match(
     directory: Path,
-    tensors: Mapping[str, _Tensor],
+    tensors: Mapping[str, StoredTensor],
     family: Family,
+    layers: int,
     wanted: Mapping[str, tuple[int, ...]],
     passed_over: tuple[str, ...],
-) -> dict[str, tuple[_Tensor, bool]]:
+) -> dict[str, tuple[StoredTensor, bool]]:
     """The tensor of each wanted variable, and whether it is transposed; all faults in one error."""
-    blocks = sum(name.endswith("/feed_forward/kernel") for name in wanted)
     rows = {
         row.theirs.format(i=i): Row(row.theirs, row.ours.format(i=i), row.transposed)
         for row in family.rows
-        for i in range(blocks if "{i}" in row.theirs else 1)
+        for i in range(layers if "{i}" in row.theirs else 1)
     }
-    matched: dict[str, tuple[_Tensor, bool]] = {}
+    matched: dict[str, tuple[StoredTensor, bool]] = {}
     faults = []
     for name, tensor in tensors.items():
         row = rows.get(name)
@@ -479,9 +469,9 @@ def _match(
     return matched
 
 
-def _plain_names(stored: Mapping[str, _Tensor], family: Family) -> dict[str, _Tensor]:
+def _plain_names(stored: Mapping[str, StoredTensor], family: Family) -> dict[str, StoredTensor]:
     """Tensors by their names without the prefix, and as PyTorch names them."""
-    plain: dict[str, _Tensor] = {}
+    plain: dict[str, StoredTensor] = {}
     for name, tensor in stored.items():
         module, dot, last = name.removeprefix(f"{family.model_type}.").rpartition(".")
         known = module + dot + _RENAMED.get(last, last)
@@ -494,10 +484,10 @@ def _plain_names(stored: Mapping[str, _Tensor], family: Family) -> dict[str, _Te
 # --- the files -------------------------------------------------------------------------------
 
 
-def _stored(directory: Path) -> dict[str, _Tensor]:
+def _stored(directory: Path) -> dict[str, StoredTensor]:
     """Every tensor of the checkpoint, unread, by the name that the file has."""
     if (directory / WEIGHTS_FILE).is_file():
-        return _safetensors(directory / WEIGHTS_FILE)
+        return bundle.map_safetensors(directory / WEIGHTS_FILE)
     if (directory / INDEX_FILE).is_file():
         return _shards(directory / INDEX_FILE)
     if (directory / PICKLE_FILE).is_file():
@@ -505,28 +495,18 @@ def _stored(directory: Path) -> dict[str, _Tensor]:
     raise BundleError(f"{directory}: no {WEIGHTS_FILE}, {INDEX_FILE} or {PICKLE_FILE}")
 
 
-def _safetensors(path: Path) -> dict[str, _Tensor]:
-    file = bundle.open_safetensors(path)
-    stored = {}
-    for name in file.keys():  # noqa: SIM118 (not a dict)
-        tensor = file.get_slice(name)
-        read = functools.partial(file.get_tensor, name)
-        stored[name] = _Tensor(name, tuple(tensor.get_shape()), tensor.get_dtype(), read)
-    return stored
-
-
-def _shards(index: Path) -> dict[str, _Tensor]:
+def _shards(index: Path) -> dict[str, StoredTensor]:
     content = bundle.read_json(index)
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
         raise BundleError(f"{index}: weight_map must be an object of file names")
-    stored: dict[str, _Tensor] = {}
+    stored: dict[str, StoredTensor] = {}
     for file in sorted(set(places.values())):
         if not re.fullmatch(r"[\w\-][\w.\-]*\.safetensors", file, re.ASCII):
             raise BundleError(
                 f"{index}: weight_map names {file!r}, not a .safetensors file beside it"
             )
-        shard = _safetensors(index.parent / file)
+        shard = bundle.map_safetensors(index.parent / file)
         said = {name for name, place in places.items() if place == file}
         if wrong := sorted(said.symmetric_difference(shard)):
             raise BundleError(
@@ -536,7 +516,7 @@ def _shards(index: Path) -> dict[str, _Tensor]:
     return stored
 
 
-def _pickle(path: Path) -> dict[str, _Tensor]:
+def _pickle(path: Path) -> dict[str, StoredTensor]:
     """PyTorch's own format, by its restricted reader and no other."""
     remedy = "or have the checkpoint's owner save it as model.safetensors"
     try:
@@ -561,7 +541,7 @@ def _pickle(path: Path) -> dict[str, _Tensor]:
     ):
         raise BundleError(f"{path}: not a dict of tensors, {remedy}")
     return {
-        name: _Tensor(
+        name: StoredTensor(
             name, tuple(tensor.shape), str(tensor.dtype), functools.partial(_torch_array, tensor)
         )
         for name, tensor in content.items()

@@ -1,0 +1,272 @@
+"""`TextClassifier` and `load`, as their users hold them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import HARD_TEXTS, SENTENCES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import keras_agnews
+from keras_agnews import BundleError, InputError, NotFoundError
+
+pytestmark = pytest.mark.backend
+
+TEXTS = [text for text, _ in SENTENCES]
+LABELS = [label for _, label in SENTENCES]
+NAMES = ("World", "Sports", "Business", "Sci/Tech")
+
+
+@pytest.fixture(scope="module")
+def clf() -> Any:
+    return keras_agnews.load("tiny-transformer")
+
+
+def test_predict_takes_what_users_have(clf: Any) -> None:
+    expected = clf.predict(TEXTS)
+    assert expected.shape == (len(TEXTS), 4)
+    assert expected.dtype == np.float32
+    np.testing.assert_allclose(expected.sum(axis=1), 1, atol=1e-6)
+    for form in (tuple(TEXTS), np.array(TEXTS), np.array(TEXTS, object), iter(TEXTS)):
+        np.testing.assert_allclose(clf.predict(form), expected, atol=1e-6)
+    pandas = pytest.importorskip("pandas")
+    series = pandas.Series(TEXTS, index=range(100, 100 + len(TEXTS)))
+    np.testing.assert_allclose(clf.predict(series), expected, atol=1e-6)
+    np.testing.assert_allclose(clf.predict(TEXTS[0]), expected[:1], atol=1e-5)
+    assert clf.predict([]).shape == (0, 4)
+    assert clf.classify([]) == []
+
+
+def test_classify_gives_labels_and_scores(clf: Any) -> None:
+    one = clf.classify(TEXTS[0])
+    many = clf.classify(TEXTS)
+    assert isinstance(one, keras_agnews.Prediction)
+    assert [p.label for p in many] == LABELS
+    for prediction in many:
+        assert {*prediction.scores} == {*NAMES}
+        assert prediction.score == max(prediction.scores.values())
+        assert prediction.scores[prediction.label] == prediction.score
+        assert not prediction.truncated
+    assert clf.classify("word " * 257).truncated
+    assert not clf.classify("word " * 256).truncated
+
+
+def test_hard_texts_have_answers_alone_as_in_a_batch(clf: Any) -> None:
+    texts = [*HARD_TEXTS, "word " * 200_000]
+    together = clf.predict(texts)
+    assert np.isfinite(together).all()
+    for text, row in zip(texts, together, strict=True):
+        np.testing.assert_allclose(clf.predict(text)[0], row, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text(max_size=80), max_size=6))
+def test_any_strings_have_answers(clf: Any, texts: list[str]) -> None:
+    answers = clf.predict(texts)
+    assert answers.shape == (len(texts), 4)
+    assert np.isfinite(answers).all()
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (None, "texts must be a str or a list of str, not NoneType"),
+        (3, "not int"),
+        (b"bytes", "not bytes"),
+        ({"a": 1}, "not dict"),
+        (["good", None], r"texts\[1\] is NoneType, not str"),
+        (["good", "fine", 3.5], r"texts\[2\] is float"),
+        (["good", b"x"], r"texts\[1\] is bytes"),
+        ([["nested"]], r"texts\[0\] is list"),
+        (np.array([["a", "b"]]), "one dimension, not 2"),
+        (np.array([1, 2]), r"texts\[0\] is int"),
+    ],
+)
+def test_bad_texts_are_named(clf: Any, texts: Any, message: str) -> None:
+    for method in (clf.predict, clf.classify):
+        with pytest.raises(InputError, match=message):
+            method(texts)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "labels are missing"),
+        (LABELS[:-1], "7,?.* but there are 8 texts"),
+        ([*LABELS[:-1], "Weather"], r"labels\[7\] is 'Weather', not one of World"),
+        ([0, 1, 2, 3, 0, 1, 2, 4], r"labels\[7\] is 4, not in 0 to 3"),
+        ([0, 1, -1, 3, 0, 1, 2, 3], r"labels\[2\] is -1"),
+        (np.eye(4)[[0] * 8], "shape"),
+    ],
+)
+def test_bad_labels_are_named(clf: Any, labels: Any, message: str) -> None:
+    for method in (clf.fit, clf.evaluate):
+        with pytest.raises(InputError, match=message):
+            method(TEXTS, labels, verbose=0)
+
+
+def test_fit_and_evaluate_take_names_and_numbers(clf: Any) -> None:
+    numbers = [NAMES.index(label) for label in LABELS]
+    by_name = clf.evaluate(TEXTS, LABELS, verbose=0)
+    by_number = clf.evaluate(TEXTS, np.array(numbers), verbose=0, return_dict=True)
+    assert by_name[1] == by_number["accuracy"] == 1.0
+    probabilities = clf.predict(TEXTS)[np.arange(8), numbers]
+    assert by_name[0] == pytest.approx(-np.log(probabilities).mean(), abs=1e-4)
+
+
+def test_fit_validates_and_resets_the_temperature() -> None:
+    model = keras_agnews.load("tiny-transformer", weights=None)
+    model.temperature = 2.0
+    history = model.fit(
+        TEXTS, LABELS, validation_data=(TEXTS, LABELS), epochs=2, batch_size=4, verbose=0
+    )
+    assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= {*history.history}
+    assert model.temperature == 1.0
+    split = model.fit(TEXTS, LABELS, validation_split=0.25, verbose=0).history
+    assert "val_loss" in split
+
+
+def test_temperature_divides_the_logits_once(clf: Any) -> None:
+    before = clf.predict(TEXTS)
+    clf.temperature = 2.0
+    try:
+        after = clf.predict(TEXTS)
+    finally:
+        clf.temperature = 1.0
+    softened = np.sqrt(before) / np.sqrt(before).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(after, softened, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["name", "object", "function"])
+def test_a_loss_on_probabilities_is_refused(clf: Any, form: str) -> None:
+    import keras
+
+    loss = {
+        "name": "sparse_categorical_crossentropy",
+        "object": keras.losses.CategoricalCrossentropy(from_logits=False),
+        "function": keras.losses.sparse_categorical_crossentropy,
+    }[form]
+    with pytest.raises(InputError, match="from_logits=True"):
+        clf.compile("adam", loss)
+
+
+def test_losses_on_logits_are_taken() -> None:
+    import keras
+
+    model = keras_agnews.load("tiny-transformer")
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile("adam", keras.losses.CategoricalCrossentropy(from_logits=True))
+    model.compile("adam", "mse")
+
+
+def test_eight_threads_get_the_same_answers(clf: Any) -> None:
+    texts = (TEXTS + [t for t in HARD_TEXTS if len(t) < 1_000]) * 5
+    expected = clf.predict(texts)
+    answers: list[Any] = [None] * 8
+
+    def work(i: int) -> None:
+        rolled = texts[i:] + texts[:i]
+        answers[i] = [np.roll(clf.predict(rolled), i, axis=0) for _ in range(3)]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for answer in answers:
+        assert answer is not None
+        for probabilities in answer:
+            np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+
+
+def test_answers_follow_the_weights(clf: Any) -> None:
+    """A compiled forward pass must not keep the weights of the day it was compiled."""
+    model = keras_agnews.load("tiny-transformer")
+    before = model.predict(TEXTS)
+    model.fit(TEXTS, LABELS[::-1], epochs=3, verbose=0)
+    after = model.predict(TEXTS)
+    assert np.abs(after - before).max() > 1e-2
+    ids = model.tokenizer(TEXTS)["input_ids"]
+    import keras
+
+    logits = keras.ops.convert_to_numpy(model.model({"input_word_ids": ids}))
+    np.testing.assert_allclose(after.argmax(axis=1), logits.argmax(axis=1))
+
+
+def test_features_are_what_the_head_sees(clf: Any) -> None:
+    import keras
+
+    features = clf.features(TEXTS)
+    assert features.shape == (len(TEXTS), 32)
+    ids = clf.tokenizer(TEXTS)["input_ids"]
+    default = clf.encoder({"input_word_ids": ids})["default"]
+    np.testing.assert_allclose(features, keras.ops.convert_to_numpy(default), atol=1e-5)
+
+
+def test_load_errors_name_the_thing_and_the_way_on(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="did you mean 'tiny-transformer'"):
+        keras_agnews.load("tiny-transfromer")
+    with pytest.raises(NotFoundError, match="neither a model of the zoo nor a directory"):
+        keras_agnews.load(tmp_path / "nothing")
+    file = tmp_path / "m.keras"
+    file.write_text("")
+    with pytest.raises(NotFoundError, match=r"keras\.saving\.load_model"):
+        keras_agnews.load(file)
+    with pytest.raises(BundleError, match=r"config\.json: no such file"):
+        keras_agnews.load(tmp_path)
+    with pytest.raises(NotFoundError, match="no pretrained base"):
+        keras_agnews.load("tiny-transformer", weights="pretrained")
+    with pytest.raises(InputError, match="labels must be"):
+        keras_agnews.load("tiny-transformer", labels=["one", "one"])
+    with pytest.raises(InputError, match="max_length"):
+        keras_agnews.load("tiny-transformer", max_length=257)
+
+
+def test_max_length_and_labels_are_kept_in_a_saved_bundle(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="new and untrained"):
+        model = keras_agnews.load("tiny-transformer", labels=["a", "b"], max_length=5)
+    assert model.classify("one two three four five six").truncated
+    model.save_bundle(tmp_path / "m")
+    again = keras_agnews.load(tmp_path / "m")
+    assert again.labels == ("a", "b")
+    assert again.max_length == 5
+    np.testing.assert_allclose(again.predict(TEXTS), model.predict(TEXTS), atol=1e-6)
+
+
+def test_weights_of_another_model_are_refused_with_both_shapes(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"tiny-transformer does not fit bert-base"):
+        keras_agnews.load("bert-base", weights="tiny-transformer")
+
+
+def test_float16_bundle_is_half_and_near(clf: Any, tmp_path: Path) -> None:
+    clf.save_bundle(tmp_path / "half", dtype="float16")
+    clf.save_bundle(tmp_path / "whole")
+    size = {d: (tmp_path / d / "model.safetensors").stat().st_size for d in ("half", "whole")}
+    assert size["half"] < 0.51 * size["whole"]
+    half = keras_agnews.load(tmp_path / "half")
+    assert {str(w.dtype) for w in half.model.weights} == {"float32"}
+    np.testing.assert_allclose(half.predict(TEXTS), clf.predict(TEXTS), atol=2e-3)
+
+
+def test_a_save_that_fails_leaves_the_old_file(
+    clf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.keras"
+    clf.save(path)
+    before = path.read_bytes()
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        clf.save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m.keras"]
+    with pytest.raises(InputError, match=r"ends in \.keras"):
+        clf.save(tmp_path / "m.h5")

@@ -1,0 +1,189 @@
+"""The layers on their own: fused attention, masks, configs that round-trip, precision."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.backend
+
+ENCODER: dict[str, Any] = {
+    "vocabulary_size": 50,
+    "max_positions": 16,
+    "hidden_size": 8,
+    "layers": 2,
+    "heads": 2,
+    "feed_forward_size": 12,
+    "type_vocabulary_size": 2,
+    "pooler": True,
+    "initializer_range": 0.3,
+}
+
+
+@pytest.fixture
+def encoder() -> Any:
+    from keras_agnews.layers import TransformerEncoder
+
+    return TransformerEncoder(**ENCODER, name="encoder")
+
+
+def numpy(value: Any) -> np.ndarray:
+    import keras
+
+    return keras.ops.convert_to_numpy(value)
+
+
+IDS = np.array([[5, 6, 7, 0, 0], [8, 9, 3, 4, 2]], "int32")
+
+
+def test_outputs_have_the_names_and_shapes_of_tf_hub(encoder: Any) -> None:
+    out = encoder({"input_word_ids": IDS, "input_mask": IDS != 0, "input_type_ids": IDS * 0})
+    assert {*out} == {"pooled_output", "default", "sequence_output", "encoder_outputs"}
+    assert out["sequence_output"].shape == (2, 5, 8)
+    assert [tuple(o.shape) for o in out["encoder_outputs"]] == [(2, 5, 8)] * 2
+    np.testing.assert_array_equal(numpy(out["default"]), numpy(out["pooled_output"]))
+    np.testing.assert_array_equal(numpy(out["encoder_outputs"][-1]), numpy(out["sequence_output"]))
+
+
+def test_a_given_mask_is_obeyed(encoder: Any) -> None:
+    full = numpy(encoder({"input_word_ids": IDS})["pooled_output"])
+    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]], "int32")
+    masked = numpy(encoder({"input_word_ids": IDS, "input_mask": mask})["pooled_output"])
+    cut = numpy(encoder({"input_word_ids": IDS[1:, :2]})["pooled_output"])
+    np.testing.assert_allclose(masked[0], full[0], atol=1e-6)
+    np.testing.assert_allclose(masked[1], cut[0], atol=1e-6)
+    assert np.abs(masked[1] - full[1]).max() > 1e-4
+
+
+def test_token_types_count(encoder: Any) -> None:
+    types = np.array([[0, 1, 1, 0, 0], [0, 0, 0, 0, 0]], "int32")
+    plain = numpy(encoder({"input_word_ids": IDS})["pooled_output"])
+    typed = numpy(encoder({"input_word_ids": IDS, "input_type_ids": types})["pooled_output"])
+    assert np.abs(typed[0] - plain[0]).max() > 1e-5
+    np.testing.assert_allclose(typed[1], plain[1], atol=1e-6)
+
+
+def test_a_text_without_tokens_is_finite_and_its_gradient_too(encoder: Any) -> None:
+    empty = np.zeros((1, 4), "int32")
+    for value in encoder({"input_word_ids": empty}).values():
+        for array in value if isinstance(value, list) else [value]:
+            assert np.isfinite(numpy(array)).all()
+
+
+def test_attention_is_fused_but_where_dropout_is_active(
+    encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_agnews import layers
+
+    calls = []
+    fused = layers.ops.dot_product_attention
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return fused(*args, **kwargs)
+
+    monkeypatch.setattr(layers.ops, "dot_product_attention", counted)
+    inference = numpy(encoder({"input_word_ids": IDS})["sequence_output"])
+    assert len(calls) == ENCODER["layers"]
+    encoder({"input_word_ids": IDS}, training=True)
+    assert len(calls) == ENCODER["layers"], "dropout on attention weights cannot be fused"
+    # Without any dropout, training takes the fused way too, and the unfused one agrees with it.
+    still = layers.TransformerEncoder(**ENCODER, dropout=0.0, attention_dropout=0.0)
+    still.build({"input_word_ids": (None, None)})
+    still.set_weights(encoder.get_weights())
+    np.testing.assert_allclose(
+        numpy(still({"input_word_ids": IDS}, training=True)["sequence_output"]),
+        inference,
+        atol=1e-5,
+    )
+    assert len(calls) == 2 * ENCODER["layers"]
+
+
+def test_unfused_attention_is_the_fused_one() -> None:
+    from keras_agnews.layers import SelfAttention
+
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(2, 5, 8)).astype("float32")
+    attend = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
+    # A rate so small that nothing is dropped still takes the unfused way.
+    layer = SelfAttention(8, 2, dropout=1e-7)
+    fused = numpy(layer(hidden, attend=attend))
+    np.testing.assert_allclose(numpy(layer(hidden, attend=attend, training=True)), fused, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["encoder", "block", "attention", "embedding", "pooling"])
+def test_config_round_trips_as_json(name: str) -> None:
+    import keras
+
+    from keras_agnews import layers
+
+    made: dict[str, Any] = {
+        "encoder": lambda: layers.TransformerEncoder(**ENCODER),
+        "block": lambda: layers.TransformerBlock(8, 2, 12, key_size=3, activation="relu"),
+        "attention": lambda: layers.SelfAttention(8, 2, dropout=0.2),
+        "embedding": lambda: layers.TransformerEmbedding(50, 16, 8, norm=True, dropout=0.1),
+        "pooling": lambda: layers.MaskedMeanPooling(),
+    }
+    layer = made[name]()
+    text = json.dumps(keras.saving.serialize_keras_object(layer))
+    again = keras.saving.deserialize_keras_object(json.loads(text))
+    assert type(again) is type(layer)
+    assert again.get_config() == layer.get_config()
+
+
+def test_layers_compose_save_and_load_as_a_users_own_model(tmp_path: Any) -> None:
+    import keras
+
+    from keras_agnews import layers
+
+    ids = keras.Input((None,), dtype="int32")
+    hidden = layers.TransformerEmbedding(50, 16, 8)(ids)
+    hidden = layers.TransformerBlock(8, 2, 12)(hidden)
+    pooled = layers.MaskedMeanPooling()(hidden, keras.ops.not_equal(ids, 0))
+    model = keras.Model(ids, keras.layers.Dense(3)(pooled))
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(numpy(again(IDS)), numpy(model(IDS)), atol=1e-6)
+
+
+def test_bert_base_block_has_the_published_number_of_parameters() -> None:
+    from keras_agnews.layers import TransformerBlock, weights_follow
+
+    with weights_follow():
+        block = TransformerBlock(768, 12, 3_072)
+        block.build((None, None, 768))
+    assert block.count_params() == 7_087_872
+    assert all(not numpy(w.value).any() for w in block.attention.weights)
+
+
+def test_too_long_an_input_is_an_error(encoder: Any) -> None:
+    with pytest.raises(ValueError, match=r"17 tokens are more than the model's 16 positions"):
+        encoder({"input_word_ids": np.ones((1, 17), "int32")})
+
+
+def test_bfloat16_keeps_to_its_own_precision() -> None:
+    from keras_agnews.layers import TransformerEncoder
+
+    exact = TransformerEncoder(**ENCODER)
+    exact.build({"input_word_ids": (None, None)})
+    rough = TransformerEncoder(**ENCODER, dtype="mixed_bfloat16")
+    rough.build({"input_word_ids": (None, None)})
+    rough.set_weights(exact.get_weights())
+    out = rough({"input_word_ids": IDS})["sequence_output"]
+    assert "bfloat16" in str(out.dtype)
+    import keras
+
+    np.testing.assert_allclose(
+        numpy(keras.ops.cast(out, "float32")),
+        numpy(exact({"input_word_ids": IDS})["sequence_output"]),
+        atol=0.1,
+    )
+    shorter = rough({"input_word_ids": IDS[:1, :3]})["sequence_output"]
+    np.testing.assert_allclose(
+        numpy(keras.ops.cast(shorter, "float32")),
+        numpy(keras.ops.cast(out, "float32"))[:1, :3],
+        atol=0.05,
+    )

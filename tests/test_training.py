@@ -1,0 +1,282 @@
+"""Recipes, schedule and optimizer against published formulas, and runs that are killed."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SENTENCES
+
+import keras_agnews
+from keras_agnews import InputError, TrainingError
+
+pytestmark = pytest.mark.backend
+
+TEXTS = [text for text, _ in SENTENCES] * 4
+LABELS = [label for _, label in SENTENCES] * 4
+OPTIONS: dict[str, Any] = {"epochs": 3, "batch_size": 8, "learning_rate": 3e-3}
+
+
+def numpy(value: Any) -> np.ndarray:
+    import keras
+
+    return keras.ops.convert_to_numpy(value)
+
+
+def fresh_model() -> Any:
+    import keras
+
+    keras.utils.set_random_seed(7)
+    return keras_agnews.load("tiny-transformer", weights=None)
+
+
+def weights(classifier: Any) -> list[np.ndarray]:
+    return [numpy(w.value).copy() for w in classifier.model.weights]
+
+
+def accuracy(classifier: Any) -> float:
+    return float(
+        np.mean([p.label == y for p, y in zip(classifier.classify(TEXTS), LABELS, strict=True)])
+    )
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(100, 0.1), (100, 7), (10, 0), (3, 0.5), (1, 0.1)])
+def test_schedule_is_the_published_one(total: int, warmup: float) -> None:
+    rise = round(warmup * total) if isinstance(warmup, float) else warmup
+    schedule = keras_agnews.WarmupLinearDecay(3e-5, total, warmup)
+    for step in range(total + 3):
+        if step < rise:
+            expected = np.float64(3e-5) * step / rise
+        else:
+            expected = np.float64(3e-5) * max(0, total - step) / max(1, total - rise)
+        np.testing.assert_allclose(float(numpy(schedule(step))), expected, rtol=1e-5, atol=1e-12)
+
+
+def test_schedule_serializes_and_refuses_nonsense() -> None:
+    import keras
+
+    schedule = keras_agnews.WarmupLinearDecay(1e-4, 50, 5)
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(schedule)))
+    again = keras.saving.deserialize_keras_object(config)
+    assert again.get_config() == schedule.get_config()
+    optimizer = keras.optimizers.AdamW(schedule)
+    assert type(optimizer).from_config(optimizer.get_config()).get_config()
+    for arguments in ((0.0, 10), (float("nan"), 10), (1e-3, 0), (1e-3, 10, 1.5), (1e-3, 10, 11)):
+        with pytest.raises(InputError):
+            keras_agnews.WarmupLinearDecay(*arguments)
+
+
+def test_optimizer_is_adamw_with_clipping_and_decay_on_kernels_only() -> None:
+    import keras
+
+    from keras_agnews.training import Recipe, make_optimizer
+
+    recipe = Recipe(learning_rate=0.1, weight_decay=0.3, clip_norm=1.0, warmup=0.25)
+    layer = keras.layers.Dense(3, name="some_dense")
+    layer.build((None, 2))
+    optimizer = make_optimizer(recipe, total_steps=8)
+    rng = np.random.default_rng(0)
+    optimizer.build(layer.trainable_variables)
+    kernel, bias = (numpy(v.value).astype(np.float64) for v in layer.trainable_variables)
+    moments = [[np.zeros_like(x), np.zeros_like(x)] for x in (kernel, bias)]
+    values = [kernel, bias]
+    for step in range(6):
+        gradients = [rng.normal(0, 5, x.shape).astype("float32") for x in values]
+        optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients])
+        norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients))
+        rate = 0.1 * (step / 2 if step < 2 else (8 - step) / 6)
+        for i, gradient in enumerate(gradients):
+            g = gradient.astype(np.float64) / max(1.0, norm)
+            m, v = moments[i]
+            m[:] = 0.9 * m + 0.1 * g
+            v[:] = 0.999 * v + 0.001 * g**2
+            if i == 0:  # the kernel decays, the bias does not
+                values[i] = values[i] - rate * 0.3 * values[i]
+            mean, variance = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.999 ** (step + 1))
+            values[i] = values[i] - rate * mean / (np.sqrt(variance) + 1e-8)
+    for variable, expected in zip(layer.trainable_variables, values, strict=True):
+        np.testing.assert_allclose(numpy(variable.value), expected, atol=1e-4)
+
+
+def test_full_recipe_learns_and_keeps_its_best_epoch(tmp_path: Path) -> None:
+    clf = fresh_model()
+    result = keras_agnews.finetune(
+        clf, (TEXTS, LABELS), (TEXTS, LABELS), output=tmp_path / "m", **{**OPTIONS, "epochs": 10}
+    )
+    history = result["history"]
+    assert accuracy(clf) == max(row["validation_accuracy"] for row in history) > 0.8
+    with open(tmp_path / "m" / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 11))
+    assert float(rows[-1]["learning_rate"]) == pytest.approx(0, abs=1e-9)
+    again = keras_agnews.load(tmp_path / "m")
+    np.testing.assert_allclose(again.predict(TEXTS), clf.predict(TEXTS), atol=1e-6)
+    assert again.description.recipe["learning_rate"] == OPTIONS["learning_rate"]
+    assert again.description.recipe["rows"] == len(TEXTS)
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    """Interrupt the training when it asks for its batch number `batches`."""
+    from keras_agnews import batching
+
+    fetch, count = batching.Batches.__getitem__, itertools.count()
+
+    def killed(self: Any, index: int) -> Any:
+        if next(count) == batches:
+            raise KeyboardInterrupt
+        return fetch(self, index)
+
+    monkeypatch.setattr(batching.Batches, "__getitem__", killed)
+
+
+@pytest.mark.parametrize("recipe", ["full", "head"])
+@pytest.mark.parametrize("batches", [0, 2, 5, 9])
+def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
+    recipe: str, batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_agnews import training
+
+    options = {**OPTIONS, "recipe": recipe, "word_dropout": 0.2 if recipe == "full" else 0.0}
+    data = (TEXTS, LABELS)
+    whole = fresh_model()
+    unbroken = keras_agnews.finetune(whole, data, data, output=tmp_path / "a", **options)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every batch
+    with monkeypatch.context() as patch:
+        kill_after(patch, batches)
+        with pytest.raises(KeyboardInterrupt):
+            keras_agnews.finetune(fresh_model(), data, data, output=tmp_path / "b", **options)
+    resumed = fresh_model()
+    result = keras_agnews.finetune(
+        resumed, data, data, output=tmp_path / "b", resume=True, **options
+    )
+    for one, other in zip(weights(whole), weights(resumed), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(unbroken["history"], result["history"], strict=True):
+        assert one["validation_loss"] == other["validation_loss"]
+    again = keras_agnews.finetune(
+        fresh_model(), data, data, output=tmp_path / "b", resume=True, **options
+    )
+    assert again["history"] == result["history"], "a finished run has nothing left to do"
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    data = (TEXTS, LABELS)
+    keras_agnews.finetune(fresh_model(), data, output=tmp_path, **OPTIONS)
+    for changed, message in (
+        ({"learning_rate": 1e-4}, "learning_rate"),
+        ({"seed": 3}, "seed"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            keras_agnews.finetune(
+                fresh_model(), data, output=tmp_path, resume=True, **{**OPTIONS, **changed}
+            )
+    other = (TEXTS, LABELS[1:] + LABELS[:1])
+    with pytest.raises(TrainingError, match="data"):
+        keras_agnews.finetune(fresh_model(), other, output=tmp_path, resume=True, **OPTIONS)
+
+
+def test_head_recipe_leaves_the_encoder_and_runs_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from keras_agnews.classifier import TextClassifier
+
+    clf = fresh_model()
+    seen: list[int] = []
+    features = TextClassifier.features
+
+    def counted(self: Any, texts: Any, *args: Any) -> Any:
+        seen.append(len(texts))
+        return features(self, texts, *args)
+
+    monkeypatch.setattr(TextClassifier, "features", counted)
+    before = weights(clf)
+    result = keras_agnews.finetune(
+        clf, (TEXTS, LABELS), (TEXTS[:8], LABELS[:8]), recipe="head", epochs=30, batch_size=8
+    )
+    assert sum(seen) == len(TEXTS) + 8
+    names = [w.path for w in clf.model.weights]
+    for name, old, new in zip(names, before, weights(clf), strict=True):
+        assert np.array_equal(old, new) == name.startswith("encoder/"), name
+    assert result["history"][-1]["loss"] < result["history"][0]["loss"]
+    assert clf.encoder.trainable
+
+
+def test_steps_limit_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    from keras_agnews.classifier import TextClassifier
+
+    seen: list[int] = []
+    features = TextClassifier.features
+
+    def counted(self: Any, texts: Any, *args: Any) -> Any:
+        seen.append(len(texts))
+        return features(self, texts, *args)
+
+    monkeypatch.setattr(TextClassifier, "features", counted)
+    data = (TEXTS, LABELS)
+    keras_agnews.finetune(
+        fresh_model(),
+        data,
+        data,
+        recipe="head",
+        epochs=1,
+        batch_size=4,
+        steps_per_epoch=2,
+        validation_steps=1,
+    )
+    assert seen == [8, 4]
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(tmp_path: Path) -> None:
+    clf = fresh_model()
+    bias = next(w for w in clf.model.weights if w.path == "logits/bias")
+    bias.assign([np.nan, 0, 0, 0])
+    with pytest.raises(TrainingError, match=r"not finite in epoch 1, batch 1: .* learning_rate"):
+        keras_agnews.finetune(clf, (TEXTS, LABELS), output=tmp_path / "x", **OPTIONS)
+    assert not (tmp_path / "x" / "config.json").exists()
+
+
+def test_what_cannot_be_trained_on_is_said_at_the_start() -> None:
+    clf = fresh_model()
+    with pytest.raises(TrainingError, match="1 class"):
+        keras_agnews.finetune(clf, (TEXTS[:2], ["World", "World"]), **OPTIONS)
+    with pytest.raises(InputError, match=r"training: labels\[1\] is 'Weather'"):
+        keras_agnews.finetune(clf, (TEXTS[:2], ["World", "Weather"]), **OPTIONS)
+    with pytest.raises(InputError, match=r"validation: texts\[0\] is int"):
+        keras_agnews.finetune(clf, (TEXTS, LABELS), ([1], ["World"]), **OPTIONS)
+    with pytest.raises(InputError, match="'speed' is not an option"):
+        keras_agnews.finetune(clf, (TEXTS, LABELS), speed=3)
+    with pytest.raises(InputError, match="recipe is 'best'"):
+        keras_agnews.finetune(clf, (TEXTS, LABELS), recipe="best")
+    with pytest.raises(InputError, match="epochs must be a positive integer"):
+        keras_agnews.finetune(clf, (TEXTS, LABELS), epochs=0)
+    with pytest.raises(InputError, match="needs output="):
+        keras_agnews.finetune(clf, (TEXTS, LABELS), resume=True)
+    with (
+        pytest.warns(UserWarning, match="no training row has the label 'Sci/Tech'"),
+        pytest.warns(UserWarning, match="fewer than batch_size 8"),
+    ):
+        keras_agnews.finetune(clf, (TEXTS[:6], LABELS[:6]), **{**OPTIONS, "epochs": 1})
+
+
+def test_mixed_precision_trains_and_leaves_float32_behind() -> None:
+    clf = fresh_model()
+    result = keras_agnews.finetune(clf, (TEXTS, LABELS), mixed_precision=True, **OPTIONS)
+    assert result["history"][-1]["loss"] < result["history"][0]["loss"]
+    assert {str(w.dtype) for w in clf.model.weights} == {"float32"}
+    assert clf.encoder.compute_dtype == "float32"
+
+
+def test_a_users_own_fit_with_our_schedule() -> None:
+    import keras
+
+    clf = fresh_model()
+    clf.compile(
+        keras.optimizers.AdamW(keras_agnews.WarmupLinearDecay(3e-3, 40), weight_decay=0.01),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    losses = clf.fit(TEXTS, LABELS, batch_size=8, epochs=10, verbose=0, seed=0).history["loss"]
+    assert losses[-1] < losses[0]
