@@ -41,11 +41,12 @@ _PUBLIC = {
     ),
     "loading": ("load",),
     "registry": ("list_models", "register"),
-    "training": ("WarmupLinearDecay", "finetune"),
+    "schedules": ("WarmupLinearDecay",),
+    "training": ("finetune",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 _MODULES = {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
-_REGISTERING = ("layers", "classifier", "training")  # the modules whose classes a .keras file names
+_REGISTERING = ("layers", "schedules", "classifier")  # the modules whose classes .keras files name
 
 __all__ = [
     "BundleError",
@@ -80,7 +81,8 @@ if TYPE_CHECKING:
     )
     from keras_agnews.loading import load
     from keras_agnews.registry import list_models, register
-    from keras_agnews.training import WarmupLinearDecay, finetune
+    from keras_agnews.schedules import WarmupLinearDecay
+    from keras_agnews.training import finetune
 
 
 def __getattr__(name: str) -> Any:

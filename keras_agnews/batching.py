@@ -145,10 +145,18 @@ class Batches(keras.utils.PyDataset):
         self._batch_size, self._sample_weight, self._shuffle = batch_size, sample_weight, shuffle
         self._seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
         self._steps = steps
-        self.start_epoch(0)
+        self._held = False
+        self._lay_out(0, 0)
 
     def start_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Lay out the batches of that epoch, and leave out those before `first_batch`."""
+        """Hold that epoch, without its batches before `first_batch`, until the next call.
+
+        Left alone, each epoch of Keras's `fit` is a new one.
+        """
+        self._held = True
+        self._lay_out(epoch, first_batch)
+
+    def _lay_out(self, epoch: int, first_batch: int) -> None:
         rng = np.random.default_rng([self._seed, epoch])
         order = np.arange(len(self.labels))
         if self._shuffle:
@@ -170,8 +178,9 @@ class Batches(keras.utils.PyDataset):
         return np.concatenate(self._batches) if self._batches else np.empty(0, np.int64)
 
     def on_epoch_end(self) -> None:
-        """Called by Keras after each epoch."""
-        self.start_epoch(self._epoch + 1)
+        """Called by Keras after each epoch, and before the first, once it has seen a batch."""
+        if not self._held:
+            self._lay_out(self._epoch + 1, 0)
 
     def __len__(self) -> int:
         return len(self._batches)

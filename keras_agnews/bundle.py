@@ -184,7 +184,7 @@ class Bundle:
         _check(task == TASK, f'task is {task!r}, this version knows "{TASK}"')
         fields = {item.name: item for item in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - set(fields)):
-            raise BundleError(f"{unknown[0]} is not a field of format_version {FORMAT_VERSION}")
+            raise BundleError(f"{unknown[0]!r} is not a field of format_version {FORMAT_VERSION}")
         needed = ("name", "builder", "config", "tokenizer", "max_length", "labels")
         if missing := [name for name in needed if name not in values]:
             raise BundleError(f"{missing[0]} is missing")
@@ -423,7 +423,7 @@ def write(
     try:
         words.write_bytes("".join(f"{word}\n" for word in vocabulary).encode("utf-8"))
         _save_tensors(stored, weights, scratch=directory / f"{token}scratch")
-        shutil.copymode(words, weights)
+        shutil.copymode(words, weights)  # the library lets nobody else read its files
         for path in (weights, words):
             _flush(path)
         pin = Weights(file=WEIGHTS_FILE, sha256=file_sha256(weights), dtype=dtype)

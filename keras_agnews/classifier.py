@@ -16,10 +16,9 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_agnews import batching, bundle
+from keras_agnews import batching, bundle, inference
 from keras_agnews.bundle import Bundle
 from keras_agnews.errors import InputError
-from keras_agnews.inference import Forward, compile_forward
 from keras_agnews.tokenizers import UNKNOWN, Tokenizer, write_vocabulary
 
 # Texts whose tokens are in memory at a time: enough to sort by length with little waste.
@@ -72,8 +71,8 @@ class TextClassifier(keras.Model):
         self._description = description
         self._tokenizer = tokenizer
         self.model = description.build()
-        self._forward = compile_forward(self.model)
-        self._features_forward: Forward | None = None
+        self._forward = inference.compile_forward(self.model)
+        self._features_forward: inference.Forward | None = None
         self.built = True
 
     # What it is.
@@ -175,7 +174,9 @@ class TextClassifier(keras.Model):
         """What the classification head sees of each text, float32 `(n, hidden_size)`."""
         if self._features_forward is None:
             head = self.model.get_layer("head_dropout")
-            self._features_forward = compile_forward(keras.Model(self.model.input, head.input))
+            self._features_forward = inference.compile_forward(
+                keras.Model(self.model.input, head.input)
+            )
         width = self.model.get_layer("head_dropout").input.shape[-1]
         return self._run(self._features_forward, check_texts(texts), width, batch_size)[0]
 
@@ -186,7 +187,7 @@ class TextClassifier(keras.Model):
         return softmax(logits / self.temperature), truncated
 
     def _run(
-        self, forward: Forward, texts: Sequence[str], width: int, batch_size: int | None
+        self, forward: inference.Forward, texts: Sequence[str], width: int, batch_size: int | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Outputs `(n, width)` in the order of the texts, and which of them were cut."""
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
@@ -198,8 +199,9 @@ class TextClassifier(keras.Model):
             outputs[window][indices] = forward(inputs)[: len(indices)]
 
         # One thread computes while this one tokenizes and pads what comes next.
-        with ThreadPoolExecutor(1, "keras_agnews") as pool:
-            running: deque[Future[None]] = deque()
+        pool = ThreadPoolExecutor(1, "keras_agnews")
+        running: deque[Future[None]] = deque()
+        try:
             for window in batching.windows(len(texts), WINDOW):
                 ids = self.tokenizer.batch(texts[window])
                 truncated[window] = ids.truncated
@@ -211,6 +213,8 @@ class TextClassifier(keras.Model):
                     running.append(pool.submit(compute, *task))
             while running:
                 running.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C waits for one batch, not for all
         return outputs, truncated
 
     def _inputs(self, ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -311,6 +315,7 @@ class TextClassifier(keras.Model):
         return super().fit(
             dataset,
             epochs=epochs,
+            shuffle=False,  # the dataset has done so
             validation_data=validation_data,
             class_weight=class_weight,
             **kwargs,

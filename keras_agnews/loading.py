@@ -57,9 +57,12 @@ class BundleCheckpoint:
             raise NotFoundError(
                 f"{self.directory} has no weights yet: load it with weights=None and train it"
             )
-        path = self.directory / weights.file
-        stored = bundle.read_weights(path, self.description.variables(), weights.sha256)
-        return ((name, value) for name, value in stored if wanted.get(name) == value.shape)
+        path, shapes = self.directory / weights.file, self.description.variables()
+        for name, shape in wanted.items():
+            if shapes.get(name) != shape:
+                raise BundleError(f"{path}: {name} has shape {shapes.get(name)}, wanted is {shape}")
+        stored = bundle.read_weights(path, shapes, weights.sha256)
+        return ((name, value) for name, value in stored if name in wanted)
 
 
 def load(
@@ -219,11 +222,20 @@ def _assemble(
 
 
 def _takeable(target: Bundle, origin: Bundle) -> dict[str, tuple[int, ...]]:
-    """The variables that `target` takes from a checkpoint: its last layer only with its labels."""
+    """The variables that `target` takes from a checkpoint: the head only where it means the same.
+
+    Its last layer does with the same labels, the layers before it with the same pooling.
+    """
+    new = []
+    if target.labels != origin.labels:
+        new.append("logits/")
+    if any(
+        getattr(target.config, name, None) != getattr(origin.config, name, None)
+        for name in ("pooler", "pooling", "head_size")
+    ):
+        new += ["head_hidden/", "logits/"]
     return {
-        name: shape
-        for name, shape in target.variables().items()
-        if target.labels == origin.labels or not name.startswith("logits/")
+        name: shape for name, shape in target.variables().items() if not name.startswith(tuple(new))
     }
 
 

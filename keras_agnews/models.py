@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_agnews.configs import TransformerConfig
 from keras_agnews.layers import TransformerEncoder, TransformerInitializer
@@ -66,8 +67,15 @@ def transformer(config: TransformerConfig, classes: int) -> keras.Model:
     return keras.Model(inputs, logits, name=config.builder)
 
 
-def initial_value(config: TransformerConfig, name: str, shape: tuple[int, ...]) -> Any:
-    """A fresh value for the variable `name`, as its layer would have drawn it."""
-    if len(shape) > 1:
-        return TransformerInitializer(config.initializer_range)(shape)
-    return keras.ops.ones(shape) if name.endswith("/gamma") else keras.ops.zeros(shape)
+def initial_value(config: TransformerConfig, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A fresh value for the variable `name`, as its layer would have drawn it.
+
+    Drawn by NumPy from the state that `keras.utils.set_random_seed` sets: a compiled backend
+    takes seconds to compile so small a program.
+    """
+    if len(shape) < 2:
+        return np.full(shape, float(name.endswith("/gamma")), np.float32)
+    value = np.random.standard_normal(shape)
+    while (far := np.abs(value) > 2).any():
+        value[far] = np.random.standard_normal(far.sum())
+    return (value * config.initializer_range).astype(np.float32)

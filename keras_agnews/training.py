@@ -30,6 +30,7 @@ from keras_agnews import batching, bundle
 from keras_agnews.classifier import TextClassifier, check_texts, softmax
 from keras_agnews.errors import InputError, TrainingError
 from keras_agnews.inference import compile_forward
+from keras_agnews.schedules import WarmupLinearDecay
 
 CHECKPOINT_FILE, LOG_FILE, CURVES_FILE = "checkpoint.safetensors", "log.csv", "curves.png"
 CHECKPOINT_SECONDS = 1_800.0
@@ -42,51 +43,6 @@ _LOG_FIELDS = (
     "learning_rate",
     "seconds",
 )
-
-
-@keras.saving.register_keras_serializable(package="keras_agnews")
-class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Learning rate that rises linearly from 0 to its peak, then falls linearly to 0.
-
-    At step t it is `peak * t / warmup` for `t < warmup`, then
-    `peak * (total - t) / (total - warmup)`, and 0 from `total` on, as in BERT.
-
-    Args:
-        peak: the highest learning rate.
-        total_steps: steps at which it is 0 again.
-        warmup: steps of the rise, an int; or their share of `total_steps`, a float below 1.
-
-    Example:
-
-    ```python
-    schedule = keras_agnews.WarmupLinearDecay(3e-5, total_steps=3 * 1500)
-    clf.compile(keras.optimizers.AdamW(schedule, weight_decay=0.01),
-                keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    ```
-    """
-
-    def __init__(self, peak: float, total_steps: int, warmup: int | float = 0.1) -> None:
-        super().__init__()
-        if not peak > 0 or not math.isfinite(peak):
-            raise InputError(f"peak learning rate must be positive, not {peak!r}")
-        if total_steps < 1:
-            raise InputError(f"total_steps must be at least 1, not {total_steps!r}")
-        if warmup < 0 or (isinstance(warmup, float) and warmup >= 1) or warmup > total_steps:
-            raise InputError(
-                f"warmup {warmup!r} is neither a share below 1 nor 0 to {total_steps} steps"
-            )
-        self.peak, self.total_steps, self.warmup = float(peak), int(total_steps), warmup
-        share = isinstance(warmup, float)
-        self.warmup_steps = round(warmup * total_steps) if share else int(warmup)
-
-    def __call__(self, step: Any) -> Any:
-        step = ops.cast(step, "float32")
-        rise = step / max(1, self.warmup_steps)
-        fall = (self.total_steps - step) / max(1, self.total_steps - self.warmup_steps)
-        return self.peak * ops.where(step < self.warmup_steps, rise, ops.maximum(fall, 0.0))
-
-    def get_config(self) -> dict[str, Any]:
-        return {"peak": self.peak, "total_steps": self.total_steps, "warmup": self.warmup}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +167,6 @@ def finetune(
     held = None if validation is None else _checked(classifier, validation, "validation")
     before = [(layer, layer.dtype_policy) for layer in _policy_layers(classifier, settings)]
     trainable = classifier.encoder.trainable
-    keras.utils.set_random_seed(settings.seed)
     try:
         for layer, _ in before:
             layer.dtype_policy = "mixed_bfloat16"
@@ -338,6 +293,7 @@ class _Run:
         self.history: list[dict[str, Any]] = []
         self.best: int | None = None
         self.best_weights: list[np.ndarray] | None = None
+        self.torch_rng: np.ndarray | None = None
         if held is not None and settings.validation_steps is not None:
             count = settings.validation_steps * settings.batch_size
             rows = np.random.default_rng(settings.seed).permutation(len(held[1]))[:count]
@@ -361,6 +317,7 @@ class _Run:
             "metrics": ["accuracy"],
         }
         model.compile(**arguments)
+        _seed_dropout(model, settings.seed)
         optimizer.build(model.trainable_variables)
         epoch, first_batch = self._restore() if resume else (0, 0)
         if epoch < settings.epochs:
@@ -376,7 +333,12 @@ class _Run:
                 logs: dict[str, Any] = {}
                 if len(self.job.dataset):
                     fitted = keras.Model.fit(
-                        model, self.job.dataset, epochs=1, verbose=0, callbacks=[watcher]
+                        model,
+                        self.job.dataset,
+                        epochs=1,
+                        shuffle=False,  # the dataset has done so, in a way that can be resumed
+                        verbose=0,
+                        callbacks=[watcher],
                     )
                     logs = {name: values[-1] for name, values in fitted.history.items()}
                 if watcher.broken is not None or not math.isfinite(logs.get("loss", 0.0)):
@@ -412,7 +374,7 @@ class _Run:
 
     def _state(self) -> Iterator[tuple[str, np.ndarray]]:
         for name, variable in self._variables():
-            yield name, np.ascontiguousarray(ops.convert_to_numpy(variable.value))
+            yield name, np.array(ops.convert_to_numpy(variable.value), order="C")
         if keras.backend.backend() == "torch":  # its dropout draws from PyTorch's own generator
             import torch
 
@@ -454,10 +416,8 @@ class _Run:
                         "resume"
                     )
                 variable.assign(value)
-            if "torch_rng" in stored and keras.backend.backend() == "torch":
-                import torch
-
-                torch.set_rng_state(torch.from_numpy(file.get_tensor("torch_rng").copy()))
+            if "torch_rng" in stored:
+                self.torch_rng = file.get_tensor("torch_rng").copy()
         self.history, self.best = state["history"], state["best"]
         return state["epoch"], state["batch"]
 
@@ -561,6 +521,16 @@ class _Watcher(keras.callbacks.Callback):
         self._saved = time.monotonic()
         self.broken: int | None = None
 
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        # Not sooner: Keras and PyTorch draw from the generator themselves as `fit` begins.
+        if batch == 0 and keras.backend.backend() == "torch":
+            import torch
+
+            if self._run.torch_rng is None or not self._first:
+                torch.manual_seed((self._run.settings.seed << 16) + self._epoch)
+            else:
+                torch.set_rng_state(torch.from_numpy(self._run.torch_rng))
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         done = self._first + batch + 1
         loss = float((logs or {}).get("loss", 0.0))
@@ -602,6 +572,17 @@ def _check_classes(classifier: TextClassifier, labels: np.ndarray, settings: Rec
             "epoch is one small batch",
             stacklevel=3,
         )
+
+
+def _seed_dropout(model: keras.Model, seed: int) -> None:
+    """Start every random generator of the model from `seed`.
+
+    `keras.utils.set_random_seed` would come too late for generators that exist, and it imports
+    TensorFlow wherever that is installed.
+    """
+    states = [v for v in model.variables if v.path.endswith("seed_generator_state")]
+    for i, state in enumerate(states):
+        state.assign(np.array([seed, i], "uint32"))
 
 
 def _policy_layers(classifier: TextClassifier, settings: Recipe) -> list[keras.layers.Layer]:

@@ -90,6 +90,7 @@ def test_an_epoch_depends_on_seed_and_number_alone() -> None:
     one.on_epoch_end()
     one.on_epoch_end()
     other.start_epoch(2)
+    other.on_epoch_end()
     assert epoch_rows(one) == epoch_rows(other)
     other.start_epoch(2, first_batch=10)
     assert epoch_rows(other) == epoch_rows(one)[10:]

@@ -571,16 +571,17 @@ def test_swapped_weights_are_refused(directory: Path, tmp_path: Path) -> None:
 # --- whatever comes
 
 
+ANY_TEXT = st.text(st.characters(), max_size=6)  # half surrogate pairs included
 JSON = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
     | st.integers(-(10**400), 10**400)
     | st.floats()
-    | st.text(st.characters(codec=None), max_size=8)
+    | ANY_TEXT
     | st.sampled_from(["words", "bert", "float16", "hf://a/b", "gelu", "first", "0" * 64]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=6,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
+    max_leaves=9,
 )
 
 
@@ -601,13 +602,11 @@ def mutated_configs(draw: st.DrawFn) -> bytes:
         for key in path[:-1]:
             place = place[key]
         what = draw(st.sampled_from(["replace", "replace", "delete", "add"]))
-        new = st.text(max_size=5) | st.sampled_from(["vocabulary", "source"])
+        new = ANY_TEXT | st.sampled_from(["vocabulary", "source"])
         if what == "delete":
             del place[path[-1]]
         elif what == "add" and isinstance(place, dict):
-            place[draw(st.text(max_size=5) | st.sampled_from(["vocabulary", "source"]))] = draw(
-                JSON
-            )
+            place[draw(new)] = draw(JSON)
         else:
             place[path[-1]] = draw(JSON)
     return json.dumps(values).encode()

@@ -221,7 +221,7 @@ def test_load_errors_name_the_thing_and_the_way_on(tmp_path: Path) -> None:
         keras_agnews.load(tmp_path)
     with pytest.raises(NotFoundError, match="no pretrained base"):
         keras_agnews.load("tiny-transformer", weights="pretrained")
-    with pytest.raises(InputError, match="labels must be"):
+    with pytest.raises(InputError, match="labels must differ"):
         keras_agnews.load("tiny-transformer", labels=["one", "one"])
     with pytest.raises(InputError, match="max_length"):
         keras_agnews.load("tiny-transformer", max_length=257)

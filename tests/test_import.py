@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import keras_agnews
+
 # What a .keras file names, and that it is the class that our own modules use: none ran twice.
 REGISTERED = """
 import keras, keras_agnews
 homes = {"TransformerEncoder": "layers", "TextClassifier": "classifier",
-         "WarmupLinearDecay": "training"}
+         "WarmupLinearDecay": "schedules"}
 for name, home in homes.items():
     found = keras.saving.get_registered_object(f"keras_agnews>{name}")
     assert found is not None, name
@@ -51,11 +53,11 @@ def test_layers_are_registered_after_any_order(fresh: Callable[..., str], code: 
     fresh(code + REGISTERED, KERAS_BACKEND="numpy")  # the lightest, and none computes here
 
 
+MODULES = sorted(path.stem for path in Path(keras_agnews.__file__).parent.glob("[a-z]*.py"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "module",
-    "batching classifier cli importers.huggingface layers loading models training".split(),
-)
+@pytest.mark.parametrize("module", [*MODULES, "importers.huggingface"])
 def test_any_module_may_come_first(fresh: Callable[..., str], module: str) -> None:
     fresh(f"import keras_agnews.{module}" + REGISTERED, KERAS_BACKEND="numpy")
 

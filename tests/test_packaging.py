@@ -14,7 +14,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from keras_agnews import registry
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "keras_agnews"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-HEAVY = ["keras", "tensorflow", "jax", "torch"]
+HEAVY = ["keras", "tensorflow", "jax", "torch", "transformers", "pandas"]
 
 
 def files_below(directory: Path) -> set[str]:
@@ -97,15 +97,17 @@ def test_zoo_is_found_in_the_checkout() -> None:
     assert registry.zoo_directory() == ROOT / "zoo"
 
 
-def test_zoo_is_found_in_an_installed_wheel(wheel: Path, tmp_path: Path) -> None:
+def test_zoo_is_found_in_an_installed_wheel(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: Callable[..., str]
+) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     code = (
         "import json\nfrom keras_agnews import list_models, registry\n"
         "print(json.dumps([str(registry.zoo_directory()), list_models()]))"
     )
-    output = in_fresh_process(code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
-    directory, names = json.loads(output)
+    monkeypatch.chdir(tmp_path)  # out of the checkout
+    directory, names = json.loads(fresh(code, PYTHONPATH=str(tmp_path / "site")))
     assert Path(directory) == tmp_path / "site" / "keras_agnews" / "zoo"
     assert names == sorted(path.parent.name for path in (ROOT / "zoo").glob("*/config.json"))
 
@@ -223,20 +225,6 @@ def test_imports_point_one_way() -> None:
 # --- what an import costs
 
 
-def in_fresh_process(code: str, cwd: Path | None = None, **environment: str) -> str:
-    """The last line that a fresh interpreter prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
-
-
 LIGHT = {
     "import": "import keras_agnews",
     "list_models": "import keras_agnews; assert keras_agnews.list_models()",
@@ -252,18 +240,18 @@ except SystemExit as end:
 
 
 @pytest.mark.parametrize("code", LIGHT.values(), ids=LIGHT)
-def test_imports_no_backend(code: str) -> None:
+def test_imports_no_backend(code: str, fresh: Callable[..., str]) -> None:
     report = f"{code}\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"
-    assert in_fresh_process(report, cwd=ROOT) == "[]"
+    assert fresh(report).splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("code", LIGHT.values(), ids=LIGHT)
-def test_takes_less_than_half_a_second(code: str) -> None:
+def test_takes_less_than_half_a_second(code: str, fresh: Callable[..., str]) -> None:
     """Of a processor: on the clock it is the same, were no other test running beside this one."""
     seconds = []
     for _ in range(5):
         before = os.times()
-        in_fresh_process(f"{code}\nprint()", cwd=ROOT)
+        fresh(code)
         after = os.times()
         seconds.append(sum(after[2:4]) - sum(before[2:4]))  # user and system time of children
     assert 0 < min(seconds) < 0.5
