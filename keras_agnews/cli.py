@@ -378,10 +378,16 @@ def info(name: str, form: str) -> None:
     "without it AG News from KERAS_AGNEWS_DATA or the Hub.",
 )
 @_columns
+@click.option("--record", is_flag=True, help="Write the figures into the bundle's config.json.")
 @_format_option
 @_backend_option
 def evaluate(
-    name: str, data: str | None, text_column: str | None, label_column: str | None, form: str
+    name: str,
+    data: str | None,
+    text_column: str | None,
+    label_column: str | None,
+    record: bool,
+    form: str,
 ) -> None:
     """Measure accuracy, F1, the confusion matrix and the speed of a model.
 
@@ -398,6 +404,9 @@ def evaluate(
     index = {label: i for i, label in enumerate(clf.labels)}
     result = scores(dataset.labels, [index[p.label] for p in predictions], len(clf.labels))
     truncated = sum(p.truncated for p in predictions)
+    if record:
+        measured = {"accuracy": result.accuracy, "macro_f1": result.macro_f1}
+        _record(name, f"{Path(dataset.source).name} test", measured, len(dataset.texts))
     per_class = {
         label: {
             "precision": float(result.precision[i]),
@@ -454,6 +463,19 @@ def evaluate(
             for label, i in index.items()
         ],
     )
+
+
+def _record(name: str, data: str, measured: dict[str, float], rows: int) -> None:
+    """Put figures into a bundle's `config.json`, in place of older ones on the same data."""
+    directory = registry.find(name) or Path(name)
+    description = bundle.read(directory)
+    kept = [row for row in description.results if row.get("data") != data]
+    new = [
+        {"data": data, "rows": rows, "metric": metric, "value": round(value, 4)}
+        for metric, value in measured.items()
+    ]
+    description = dataclasses.replace(description, results=(*new, *kept))
+    bundle.write_json(directory / bundle.CONFIG_FILE, description.to_dict())
 
 
 def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Prediction], float]:

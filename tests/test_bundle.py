@@ -415,12 +415,6 @@ BAD_JSON = {
     "null": b"null",
     "not UTF-8": b'{"format": "\xff"}',
     "UTF-16": '{"format": 1}'.encode("utf-16"),
-    "a NUL byte": b'{"format": "keras-agnews"}\0',
-    "NaN": b'{"temperature": NaN}',
-    "infinite": b'{"temperature": 1e999}',
-    "a number without end": b'{"temperature": ' + b"9" * 10_000 + b"}",
-    "a key twice": b'{"name": "a", "name": "b"}',
-    "a key twice, inside": b'{"config": {"layers": 1, "layers": 2}}',
     **{f"{n:,} arrays": b'{"a": ' + b"[" * n + b"]" * n + b"}" for n in (40, 900, 100_000)},
     **{f"{n:,} objects": b'{"a":' * n + b"1" + b"}" * n for n in (40, 900, 100_000)},
 }
@@ -433,6 +427,29 @@ def test_bad_json_is_refused_by_file(directory: Path, content: bytes) -> None:
     with pytest.raises(BundleError, match=re.escape(str(path))) as caught:
         bundle.read(directory)
     assert len(str(caught.value)) < 10_000
+
+
+SPOILED = {
+    "a key twice": ('"name": "', '"name": "b", "name": "', "the key 'name' stands twice"),
+    "a key twice, inside": ('"layers": 1', '"layers": 1, "layers": 1', "'layers' stands twice"),
+    "NaN": ('"temperature": 1.0', '"temperature": NaN', "temperature"),
+    "an infinite number": ('"epochs": 3', '"epochs": 1e999', r"recipe\.epochs is inf"),
+    "a number without end": ('"epochs": 3', f'"epochs": {"9" * 10_000}', "digits"),
+    "something after it": ("\n}\n", "\n}\0", "Extra data"),
+    "half a surrogate pair": ("ß", r"\udc00", r"recipe\.note"),
+}
+
+
+@pytest.mark.parametrize(("good", "bad", "message"), SPOILED.values(), ids=SPOILED)
+def test_what_json_leaves_open_is_refused(
+    directory: Path, good: str, bad: str, message: str
+) -> None:
+    path = directory / "config.json"
+    text = path.read_text(encoding="utf-8")
+    assert text.count(good) == 1
+    path.write_text(text.replace(good, bad), encoding="utf-8")
+    with pytest.raises(BundleError, match=rf"config\.json: .*{message}"):
+        bundle.read(directory)
 
 
 def test_an_enormous_config_is_not_read(directory: Path) -> None:
