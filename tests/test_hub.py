@@ -404,6 +404,7 @@ print(json.dumps(answer))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.backend
 def test_an_entry_fetches_its_weights(server: HubServer, user: User) -> None:
     directory = server.root / "models" / "gaunernst" / "bert-L4-H128-uncased" / FIRST
