@@ -67,7 +67,7 @@ def transformer(config: TransformerConfig, classes: int) -> keras.Model:
     return keras.Model(inputs, logits, name=config.builder)
 
 
-def initial_value(config: TransformerConfig, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def initial_value(config: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A fresh value for the variable `name`, as its layer would have drawn it.
 
     Drawn by NumPy from the state that `keras.utils.set_random_seed` sets: a compiled backend
@@ -78,4 +78,4 @@ def initial_value(config: TransformerConfig, name: str, shape: tuple[int, ...]) 
     value = np.random.standard_normal(shape)
     while (far := np.abs(value) > 2).any():
         value[far] = np.random.standard_normal(far.sum())
-    return (value * config.initializer_range).astype(np.float32)
+    return (value * getattr(config, "initializer_range", 0.02)).astype(np.float32)

@@ -171,8 +171,9 @@ def test_a_config_survives_json(config: TransformerConfig) -> None:
     again = type(config).from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert hash(again) == hash(config)
-    for field in dataclasses.fields(config):  # 1 == 1.0 == True, so types as well
-        assert type(getattr(again, field.name)) is type(getattr(config, field.name))
+    for field in dataclasses.fields(config):  # 1 == 1.0, so types as well
+        value = getattr(again, field.name)
+        assert value is None or type(value).__name__ == field.type.split(" ")[0]
 
 
 @settings(max_examples=100)

@@ -234,11 +234,6 @@ np.testing.assert_allclose(clf.predict({TEXTS!r}), expected, atol=1e-5)
     with pytest.raises(BundleError, match=r"builder 'bag' is not registered .* package that"):
         bundle.read(toy / "copy")
 
-
-# TODO: models.initial_value asks the config for an initializer_range, which only ours have.
-@pytest.mark.xfail(reason="a third party's config has no initializer_range", strict=True)
-@pytest.mark.backend
-def test_a_third_partys_model_takes_other_labels(fresh: Callable[..., str], toy: Path) -> None:
     code = f"""
 import sys, warnings
 sys.path.insert(0, sys.argv[1])

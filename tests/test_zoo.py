@@ -24,6 +24,10 @@ from keras_agnews import bundle, registry
 pytestmark = pytest.mark.backend
 
 ENTRIES = keras_agnews.list_models()
+# A block of bert-large is slow by itself, and of the same class as the others.
+FAST_ENTRIES = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "bert-large" else name for name in ENTRIES
+]
 SHIPPED = ["tiny-transformer"]
 TEXTS = [text for text, _ in SENTENCES]
 LABELS = [label for _, label in SENTENCES]
@@ -123,7 +127,7 @@ def test_shipped_weights_give_the_golden_answers(name: str) -> None:
     assert [p.label for p in classifier.classify(TEXTS)] == LABELS
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", FAST_ENTRIES)
 def test_answers_do_not_depend_on_padding_batch_or_order(name: str, models: Any) -> None:
     classifier = models(name)
     texts = TEXTS + HARD_TEXTS
@@ -167,19 +171,19 @@ print("\\n" + json.dumps(answers))
             np.testing.assert_allclose(answer, expected[name], atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", FAST_ENTRIES)
 def test_fit_lowers_the_loss(name: str) -> None:
     import keras
 
     keras.utils.set_random_seed(1)
     classifier = small(name)
     # Post-norm transformers want a small step, and the wider, the smaller.
-    classifier.compile_default(3e-3 / max(1, classifier.description.config.hidden_size // 32))
+    classifier.compile_default(1e-2 / max(1, classifier.description.config.hidden_size // 32))
     before = classifier.evaluate(TEXTS, LABELS, verbose=0)[0]
-    history = classifier.fit(TEXTS, LABELS, epochs=8, batch_size=8, verbose=0, seed=1)
+    history = classifier.fit(TEXTS, LABELS, epochs=30, batch_size=8, verbose=0, seed=1)
     after = classifier.evaluate(TEXTS, LABELS, verbose=0)[0]
     assert after < 0.8 * before
-    assert len(history.history["loss"]) == 8
+    assert len(history.history["loss"]) == 30
 
 
 @pytest.mark.slow
