@@ -445,7 +445,8 @@ def show(place: Environment, rows: Sequence[Row]) -> None:
     least = min(row.ratio for row in rows if row.ratio is not None)
     apart = max(row.difference for row in rows if row.difference is not None)
     console.print(
-        f"\nstrings to probabilities at {least:.1f} times the padded network's best rate, token ids in\n"
+        f"\nstrings to probabilities at {least:.1f} times the padded network's best rate, "
+        "token ids in\n"
         f"one text alone          {ours.latency_ms:.2f} ms (median)\n"
         f"first pass              {ours.first_pass_s:.1f} s, compilation included\n"
         f"peak memory after that  {memory}\n"

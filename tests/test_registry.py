@@ -234,6 +234,9 @@ np.testing.assert_allclose(clf.predict({TEXTS!r}), expected, atol=1e-5)
     with pytest.raises(BundleError, match=r"builder 'bag' is not registered .* package that"):
         bundle.read(toy / "copy")
 
+
+@pytest.mark.backend
+def test_a_third_partys_model_takes_other_labels(fresh: Callable[..., str], toy: Path) -> None:
     code = f"""
 import sys, warnings
 sys.path.insert(0, sys.argv[1])
