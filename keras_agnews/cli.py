@@ -126,19 +126,19 @@ def _columns(command: Any) -> Any:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="keras-agnews", message="%(prog)s %(version)s")
 @_backend_option
-def cli() -> None:
+def commands() -> None:
     """Sort news, or any short texts, into topics."""
 
 
 def main() -> None:
     """The entry point of the command."""
-    cli(prog_name="keras-agnews")
+    commands(prog_name="keras-agnews")
 
 
 # Answers.
 
 
-@cli.command()
+@commands.command()
 @click.argument("texts", nargs=-1, metavar="[TEXT]... | -")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME_OR_PATH")
 @click.option(
@@ -246,7 +246,7 @@ def _digits(score: float) -> float:
 # The zoo.
 
 
-@cli.command("list")
+@commands.command("list")
 @click.argument("pattern", default="*")
 @_format_option
 def list_(pattern: str, form: str) -> None:
@@ -333,7 +333,7 @@ def _whereabouts(directory: Path, description: Bundle) -> str:
     return str(directory)
 
 
-@cli.command()
+@commands.command()
 @click.argument("name", metavar="NAME_OR_PATH")
 @_format_option
 def info(name: str, form: str) -> None:
@@ -369,7 +369,7 @@ def info(name: str, form: str) -> None:
 # Measuring.
 
 
-@cli.command()
+@commands.command()
 @click.argument("name", metavar="NAME_OR_PATH")
 @click.option(
     "--data",
@@ -498,7 +498,7 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
 # Training.
 
 
-@cli.command()
+@commands.command()
 @click.argument("name", metavar="NAME_OR_PATH")
 @click.option(
     "--data",

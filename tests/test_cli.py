@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_agnews import __version__, bundle
-from keras_agnews.cli import cli, read_lines
+from keras_agnews.cli import commands, read_lines
 from keras_agnews.configs import TransformerConfig
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
@@ -68,7 +68,7 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture
 def invoke():
     def run(*arguments, stdin=None, code=0):
-        result = CliRunner().invoke(cli, list(map(str, arguments)), input=stdin)
+        result = CliRunner().invoke(commands, list(map(str, arguments)), input=stdin)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == code, result.output
@@ -104,8 +104,8 @@ def test_version(invoke):
 def test_no_backend_is_imported(model, arguments):
     code = """
 import sys
-from keras_agnews.cli import cli
-cli([sys.argv[1] if a == "MODEL" else a for a in sys.argv[2:]], standalone_mode=False)
+from keras_agnews.cli import commands
+commands([sys.argv[1] if a == "MODEL" else a for a in sys.argv[2:]], standalone_mode=False)
 heavy = {"keras", "tensorflow", "jax", "torch", "transformers", "pandas", "pyarrow", "rich"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
