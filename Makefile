@@ -16,7 +16,8 @@ BACKENDS := tensorflow jax torch
 BACKEND  ?= $(firstword $(foreach name,$(BACKENDS),$(if $(wildcard $(PACKAGES)/$(name)),$(name))) \
                         tensorflow)
 JOBS     ?= 2
-PYTEST   := $(BIN)/python -m pytest --numprocesses=$(JOBS)
+# A thread a worker: those of PyTorch wait actively, and halve the speed where there are too many.
+PYTEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS)
 MARKS    := not slow
 
 .PHONY: demo test test-slow test-lower lint bench build test-any $(BACKENDS:%=test-%)

@@ -233,7 +233,7 @@ def ways(clf: TextClassifier, texts: Sequence[str], sample: Sequence[str]) -> li
 
     padded = [
         Work(
-            f"padded to {clf.max_length}, {name}, {rows} rows",
+            f"padded to {clf.max_length}, {name}, by {rows}",
             functools.partial(run, rows),
             documents=len(sample),
             tokens=int(ids.lengths.sum()),
@@ -416,7 +416,8 @@ def _processor() -> str:
 
 def show(place: Environment, rows: Sequence[Row]) -> None:
     """Print the results to standard output."""
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    # Wider than most terminals, since a table that is cut says less than one that is wrapped.
+    console = Console(highlight=False, markup=False, emoji=False, width=200)
     console.print(
         f"{place.entry}, {place.parameters:,} parameters\n"
         f"backend   {place.backend}\n"
@@ -438,19 +439,17 @@ def show(place: Environment, rows: Sequence[Row]) -> None:
             "" if row.shapes is None else str(row.shapes),
             "" if row.ratio is None else f"{row.ratio:.1f} x",
         )
-    console.width = max(110, console.width)  # a table that is cut says less than a wrapped one
     console.print(table)
     ours = rows[0]
     memory = "unknown" if ours.peak_mb is None else f"{ours.peak_mb:,.0f} MB"
     least = min(row.ratio for row in rows if row.ratio is not None)
     apart = max(row.difference for row in rows if row.difference is not None)
     console.print(
-        f"\nstrings to probabilities at {least:.1f} times the padded network's best rate, "
-        "token ids in\n"
-        f"one text alone          {ours.latency_ms:.2f} ms (median)\n"
-        f"first pass              {ours.first_pass_s:.1f} s, compilation included\n"
-        f"peak memory after that  {memory}\n"
-        f"probabilities           at most {apart:.1e} apart"
+        f"\nratio          {least:.1f} to the best of the padded, which get token ids\n"
+        f"probabilities  at most {apart:.1e} apart\n"
+        f"one text       {ours.latency_ms:.2f} ms alone, in the median\n"
+        f"first pass     {ours.first_pass_s:.1f} s, compilation included\n"
+        f"peak memory    {memory} at its end"
     )
 
 

@@ -120,24 +120,25 @@ def test_full_recipe_learns_and_keeps_its_best_epoch(tmp_path: Path) -> None:
     assert again.description.recipe["rows"] == len(TEXTS)
 
 
-def kill_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
-    """Interrupt the training when it asks for its batch number `batches`."""
-    from keras_agnews import batching
+def kill_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int) -> None:
+    """Interrupt the training as soon as it has written so many checkpoints."""
+    from keras_agnews import training
 
-    fetch, count = batching.Batches.__getitem__, itertools.count()
+    write, count = vars(training)["_Run"].checkpoint, itertools.count(1)
 
-    def killed(self: Any, index: int) -> Any:
-        if next(count) == batches:
+    def killed(self: Any, epoch: int, batch: int) -> None:
+        write(self, epoch, batch)
+        if next(count) == checkpoints:
             raise KeyboardInterrupt
-        return fetch(self, index)
 
-    monkeypatch.setattr(batching.Batches, "__getitem__", killed)
+    monkeypatch.setattr("keras_agnews.training._Run.checkpoint", killed)
 
 
 @pytest.mark.parametrize("recipe", ["full", "head"])
-@pytest.mark.parametrize("batches", [2, 9])
+# With four batches an epoch: after the second batch, and in the midst of the second epoch.
+@pytest.mark.parametrize("checkpoints", [2, 7])
 def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
-    recipe: str, batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: str, checkpoints: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from keras_agnews import training
 
@@ -147,7 +148,7 @@ def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
     unbroken = keras_agnews.finetune(whole, data, data, output=tmp_path / "a", **options)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every batch
     with monkeypatch.context() as patch:
-        kill_after(patch, batches)
+        kill_after(patch, checkpoints)
         with pytest.raises(KeyboardInterrupt):
             keras_agnews.finetune(fresh_model(), data, data, output=tmp_path / "b", **options)
     resumed = fresh_model()
