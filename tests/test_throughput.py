@@ -156,8 +156,8 @@ def test_a_second_predict_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(kind, "call", call)
     texts = throughput.generate_texts(clf.tokenizer.vocabulary, 200)
     first = clf.predict(texts)
-    assert len(traced) > 1
+    assert traced
     assert max(traced.values()) == 1
     before = traced.copy()
-    np.testing.assert_array_equal(clf.predict(texts[::-1])[::-1], first)
+    np.testing.assert_allclose(clf.predict(texts[::-1])[::-1], first, atol=1e-5)
     assert traced == before
