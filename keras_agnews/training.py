@@ -119,7 +119,8 @@ def make_optimizer(recipe: Recipe, total_steps: int) -> keras.optimizers.Optimiz
         epsilon=1e-8,
         global_clipnorm=recipe.clip_norm or None,
     )
-    optimizer.exclude_from_weight_decay(var_names=["^bias$", "^gamma$", "^beta$"])
+    # Keras compares a variable's name; on TensorFlow that is its path, with ":0" behind it.
+    optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|gamma|beta)(:0)?$"])
     return optimizer
 
 
