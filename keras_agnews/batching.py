@@ -1,7 +1,8 @@
 """Ragged token ids to batches of few fixed shapes, sorted by length, and answers back in order.
 
 A compiled backend compiles once a shape, so there are few; a padded position costs as much as a
-token, so texts of like length share a batch. Both are counted in the tests, not timed.
+token, so texts of like length share a batch. Both are counted in the tests, not timed. PyTorch
+compiles nothing: there, a batch is as long as its longest text.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from keras_agnews.tokenizers import TokenIds
 # Spacing grows with length: a step of 16 at 32 wastes as large a share as one of 64 at 192.
 LENGTHS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 2048)
 _REMAINDERS = (1, 4, 16, 64)  # rows of a batch that is not full
+_COMPILED = keras.backend.backend() != "torch"
 TOKENS_PER_BATCH = 8_192
 
 
@@ -44,11 +46,18 @@ class Batch:
 
 def bucket(length: int, limit: int) -> int:
     """The smallest padded length that holds `length` tokens, at most `limit`."""
+    if not _COMPILED:
+        return max(1, min(length, limit))
     return min(next((size for size in LENGTHS if size >= length), length), limit)
 
 
 def full_rows(length: int, tokens: int = TOKENS_PER_BATCH) -> int:
-    """Rows of a full batch of this padded length: a power of two within `tokens` positions."""
+    """Rows of a full batch of this padded length, within `tokens` positions.
+
+    A power of two where the backend compiles, so that lengths share their few shapes.
+    """
+    if not _COMPILED:
+        return max(1, tokens // length)
     return 1 << max(0, (tokens // length).bit_length() - 1)
 
 
@@ -78,7 +87,9 @@ def plan(
         if max_rows is not None:
             rows = min(rows, max_rows)
         left = len(order) - start
-        if left < rows:
+        if left < rows and not _COMPILED:
+            rows = left
+        elif left < rows:
             rows = next((size for size in _REMAINDERS if left <= size < rows), rows)
         batches.append(Batch(order[start : start + rows], rows, length))
         start += rows

@@ -89,6 +89,28 @@ class _Layer(keras.layers.Layer):
 
 
 @register()
+class Dropout(keras.layers.Dropout):
+    """As `keras.layers.Dropout`; on PyTorch on a CPU, with masks drawn four times as fast.
+
+    PyTorch draws a mask there one float at a time on one core, an eighth of a training step of
+    MiniLM. Here 16 random bits decide on an element: the rate is kept to within 1/65536.
+    """
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if keras.backend.backend() != "torch" or not training or not 0 < self.rate < 1:
+            return super().call(inputs, training=training)
+        import torch
+
+        if inputs.device.type != "cpu":
+            return super().call(inputs, training=training)
+        count = inputs.numel()
+        words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        dropped = min(round(self.rate * 65_536), 65_535)
+        kept = words.view(torch.int16)[:count].view(inputs.shape) >= dropped - 32_768
+        return inputs * kept.to(inputs.dtype).mul_(65_536 / (65_536 - dropped))
+
+
+@register()
 class TransformerEmbedding(_Layer):
     """Sum of token, learned position and (optional) token type embeddings.
 
@@ -132,7 +154,7 @@ class TransformerEmbedding(_Layer):
             name="tokens",
         )
         self.normalization = self._norm("norm") if norm else None
-        self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.dropout_layer = Dropout(dropout, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
         self.tokens.build(input_shape)
@@ -209,7 +231,7 @@ class SelfAttention(_Layer):
         self.key = self._dense(heads * self._width, "key")
         self.value = self._dense(heads * self._width, "value")
         self.output_projection = self._dense(hidden_size, "output")
-        self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.dropout_layer = Dropout(dropout, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
         for projection in (self.query, self.key, self.value):
@@ -296,8 +318,8 @@ class TransformerBlock(_Layer):
         self.feed_forward = self._dense(feed_forward_size, "feed_forward")
         self.feed_forward_output = self._dense(hidden_size, "feed_forward_output")
         self.feed_forward_norm = self._norm("feed_forward_norm")
-        self.attention_dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
-        self.feed_forward_dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.attention_dropout_layer = Dropout(dropout, dtype=self.dtype_policy)
+        self.feed_forward_dropout_layer = Dropout(dropout, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
         self.attention.build(input_shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,8 +36,12 @@ def test_plan_holds_each_text_once_and_whole(lengths: np.ndarray, max_rows: int 
         assert batch.positions <= max(batching.TOKENS_PER_BATCH, LIMIT)
         if max_rows is not None:
             assert batch.rows <= max_rows
-    shapes = {(b.rows, b.length) for b in batches}
-    assert len(shapes) <= len(batching.LENGTHS) + 5
+    if keras.backend.backend() == "torch":  # compiles nothing, so pads no more than it must
+        assert all(b.rows == len(b.indices) for b in batches)
+        assert all(b.length == max(1, lengths[b.indices].max()) for b in batches)
+    else:
+        shapes = {(b.rows, b.length) for b in batches}
+        assert len(shapes) <= len(batching.LENGTHS) + 5
 
 
 @settings(max_examples=50, deadline=None)

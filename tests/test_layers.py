@@ -187,3 +187,37 @@ def test_bfloat16_keeps_to_its_own_precision() -> None:
         numpy(keras.ops.cast(out, "float32"))[:1, :3],
         atol=0.05,
     )
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+@pytest.mark.parametrize("shape", [(4_001, 37), (64, 5, 33)])
+def test_dropout_keeps_its_rate_the_mean_and_the_gradient(
+    rate: float, shape: tuple[int, ...]
+) -> None:
+    import keras
+
+    from keras_agnews.layers import Dropout
+
+    layer = Dropout(rate)
+    ones = np.ones(shape, np.float32)
+    out = keras.ops.convert_to_numpy(layer(ones, training=True))
+    dropped = out == 0
+    error = 5 * (rate * (1 - rate) / out.size) ** 0.5
+    assert dropped.mean() == pytest.approx(rate, abs=error)
+    np.testing.assert_allclose(out[~dropped], 1 / (1 - rate), rtol=1e-4)
+    # Neighbours, along any axis, are dropped independently.
+    for axis in range(len(shape)):
+        first, second = (
+            np.take(dropped, range(*part), axis)
+            for part in ((0, -1 % shape[axis]), (1, shape[axis]))
+        )
+        assert (first & second).mean() == pytest.approx(rate**2, abs=2 * error)
+    assert (keras.ops.convert_to_numpy(layer(ones, training=True)) != out).any()
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(ones, training=False)), ones)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        inputs = torch.ones(shape, requires_grad=True)
+        result = layer(inputs, training=True)
+        result.sum().backward()
+        np.testing.assert_array_equal(inputs.grad.numpy(), result.detach().numpy())
