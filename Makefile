@@ -17,7 +17,7 @@ BACKEND  ?= $(firstword $(foreach name,$(BACKENDS),$(if $(wildcard $(PACKAGES)/$
                         tensorflow)
 JOBS     ?= 2
 # A thread a worker: those of PyTorch wait actively, and halve the speed where there are too many.
-PYTEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS)
+PYTEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --durations=12
 MARKS    := not slow
 
 .PHONY: demo test test-slow test-lower lint bench build test-any $(BACKENDS:%=test-%)
