@@ -34,12 +34,14 @@ CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE, CARD_FILE = (
     "vocab.txt",
     "README.md",
 )
+DELTA_FILE = "delta.safetensors"
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_LABELS = 100_000
 _MAX_NESTING = 32
 # What a write makes and takes away again, or leaves where it is killed.
 _PASSING = re.compile(
-    r"\.[0-9a-f]{8}(config\.json|model\.safetensors|vocab\.txt|README\.md|scratch)(\.link)?"
+    r"\.[0-9a-f]{8}"
+    r"(config\.json|(model|delta)\.safetensors|vocab\.txt|README\.md|scratch)(\.link)?"
 )
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -55,6 +57,9 @@ class Weights:
         source: the hub's repository, e.g. `"hf://google-bert/bert-base-uncased"`; `None` for a
             file beside the config.
         revision: the full commit on the hub.
+        delta: a file beside the config that says what training has changed of the hub's weights,
+            as `keras_agnews.delta` writes it.
+        delta_sha256: of that file.
     """
 
     file: str
@@ -62,17 +67,21 @@ class Weights:
     dtype: str | None = None
     source: str | None = None
     revision: str | None = None
+    delta: str | None = None
+    delta_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("file", "sha256", "dtype", "source", "revision"):
-            value = getattr(self, name)
-            if not isinstance(value, str) and not (
-                value is None and name in ("dtype", "source", "revision")
-            ):
+        for name, value in dataclasses.asdict(self).items():
+            if not isinstance(value, str) and (value is not None or name in ("file", "sha256")):
                 raise BundleError(f"weights.{name} must be a string, not {type(value).__name__}")
         _check_file_name(self.file, "weights.file")
-        if self.sha256 and not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise BundleError(f"weights.sha256 is not 64 hexadecimal digits: {self.sha256!r}")
+        for name, value in (("sha256", self.sha256), ("delta_sha256", self.delta_sha256)):
+            if value and not re.fullmatch("[0-9a-f]{64}", value):
+                raise BundleError(f"weights.{name} is not 64 hexadecimal digits: {value!r}")
+        if self.delta is not None:
+            _check_file_name(self.delta, "weights.delta")
+            if self.source is None or not self.delta_sha256 or not self.sha256:
+                raise BundleError("weights.delta needs weights.source, sha256 and delta_sha256")
         if self.dtype is not None and self.dtype not in _DTYPES.values():
             raise BundleError(f"weights.dtype is {self.dtype!r}, not in {list(_DTYPES.values())}")
         if self.source is not None and not re.match("[a-z]+://", self.source):
@@ -298,13 +307,19 @@ def check_weights_file(
     for name, shape in expected.items():
         if shapes[name] != shape:
             raise BundleError(f"{path}: {name} has shape {shapes[name]}, config.json says {shape}")
+    if sha256:
+        check_sha256(path, sha256, f"weights.sha256 in {CONFIG_FILE}")
+
+
+def check_sha256(path: Path, sha256: str, what: str) -> None:
+    """`BundleError` unless the file has that sum; `what` tells in the message who says so."""
     try:
-        found = file_sha256(path) if sha256 else ""
+        found = file_sha256(path)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
     if found != sha256:
         raise BundleError(
-            f"{path}: SHA-256 is {found}, weights.sha256 in config.json says {sha256}: "
+            f"{path}: SHA-256 is {found}, {what} says {sha256}: "
             "the file was swapped or damaged, take it anew"
         )
 
@@ -399,6 +414,7 @@ def write(
     tensors: Mapping[str, np.ndarray],
     dtype: str = "float32",
     card: str | None = None,
+    delta: Mapping[str, np.ndarray] | None = None,
 ) -> Bundle:
     """Write a bundle, so that a crash at any moment leaves the old model or the new one.
 
@@ -409,6 +425,7 @@ def write(
         tensors: name to float32 value, as `bundle.variables()`.
         dtype: `"float32"` or `"float16"`, how the weights are stored.
         card: text of README.md, written where there is none.
+        delta: written in place of the tensors, which it gives with the bundle's own base.
 
     Returns: the bundle as written.
     """
@@ -417,16 +434,24 @@ def write(
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory} is a file: give another output directory")
     stored = _storable(bundle, vocabulary, tensors, dtype)
+    name = WEIGHTS_FILE if delta is None else DELTA_FILE
     directory.mkdir(parents=True, exist_ok=True)
     token = f".{uuid.uuid4().hex[:8]}"
-    weights, words = directory / (token + WEIGHTS_FILE), directory / (token + VOCABULARY_FILE)
+    weights, words = directory / (token + name), directory / (token + VOCABULARY_FILE)
     try:
         words.write_bytes("".join(f"{word}\n" for word in vocabulary).encode("utf-8"))
-        _save_tensors(stored, weights, scratch=directory / f"{token}scratch")
+        content = stored if delta is None else dict(delta)
+        save_tensors(content, weights, scratch=directory / f"{token}scratch")
         shutil.copymode(words, weights)  # the library lets nobody else read its files
         for path in (weights, words):
             _flush(path)
-        pin = Weights(file=WEIGHTS_FILE, sha256=file_sha256(weights), dtype=dtype)
+        if delta is None:
+            pin = Weights(file=name, sha256=file_sha256(weights), dtype=dtype)
+        else:
+            assert bundle.weights is not None
+            pin = dataclasses.replace(
+                bundle.weights, delta=name, delta_sha256=file_sha256(weights), dtype=None
+            )
         final = dataclasses.replace(
             bundle, weights=pin, tokenizer=_without(bundle.tokenizer, "vocabulary")
         )
@@ -435,12 +460,14 @@ def write(
             # the new ones under their passing names, which become the usual ones after it.
             passing = dataclasses.replace(
                 final,
-                weights=dataclasses.replace(pin, file=weights.name),
+                weights=dataclasses.replace(
+                    pin, **{"file" if delta is None else "delta": weights.name}
+                ),
                 tokenizer=final.tokenizer | {"vocabulary": words.name},
             )
             write_json(directory / CONFIG_FILE, passing.to_dict())
-        for path, name in ((weights, WEIGHTS_FILE), (words, VOCABULARY_FILE)):
-            _replace_by_copy(path, directory / name)
+        for path, final_name in ((weights, name), (words, VOCABULARY_FILE)):
+            _replace_by_copy(path, directory / final_name)
         write_json(directory / CONFIG_FILE, final.to_dict())
     finally:
         # Ours, and what an earlier write that was killed may have left.
@@ -480,19 +507,28 @@ def _storable(
     return stored
 
 
-def _save_tensors(tensors: dict[str, np.ndarray], path: Path, scratch: Path) -> None:
-    """Write a safetensors file by way of a directory, which goes, or stays if we are killed.
+def save_tensors(
+    tensors: dict[str, np.ndarray],
+    path: Path,
+    scratch: Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file by rename, by way of the directory `scratch`.
 
-    The library writes to a file of a name of its own beside the one it is given.
+    The library writes to a file of a name of its own beside the one it is given: where we are
+    killed, `scratch` stays with all that is left over, and the next write takes it away.
     """
     import safetensors.numpy
 
+    shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
-        safetensors.numpy.save_file(tensors, scratch / path.name, metadata={"format": "np"})
+        about = {"format": "np", **(metadata or {})}
+        safetensors.numpy.save_file(tensors, scratch / path.name, metadata=about)
     except safetensors.SafetensorError as error:
         raise OSError(f"{path}: cannot be written: {error}") from error
     os.replace(scratch / path.name, path)
+    scratch.rmdir()
 
 
 def file_sha256(path: Path) -> str:
@@ -506,7 +542,8 @@ def _named_files(directory: Path) -> set[str]:
         bundle = read(directory)
     except BundleError:
         return set()
-    return {bundle.vocabulary_file, bundle.weights.file if bundle.weights else ""}
+    weights = bundle.weights
+    return {bundle.vocabulary_file, *((weights.file, weights.delta or "") if weights else ())}
 
 
 def _replace_by_copy(path: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_agnews import batching, bundle, inference
+from keras_agnews import batching, bundle, delta, inference
 from keras_agnews.bundle import Bundle
 from keras_agnews.errors import InputError
 from keras_agnews.tokenizers import UNKNOWN, Tokenizer, write_vocabulary
@@ -441,22 +441,33 @@ class TextClassifier(keras.Model):
         finally:
             temporary.unlink(missing_ok=True)
 
-    def save_bundle(self, directory: str | os.PathLike[str], dtype: str = "float32") -> Path:
+    def save_bundle(
+        self,
+        directory: str | os.PathLike[str],
+        dtype: str = "float32",
+        *,
+        base: Iterable[tuple[str, np.ndarray]] | None = None,
+        rank: int = 16,
+    ) -> Path:
         """Write config.json, model.safetensors, vocab.txt and a card, for `load(directory)`.
 
         Args:
             directory: made where it is missing; a model in it is replaced as a whole.
             dtype: `"float32"`, or `"float16"` for half the size.
+            base: name and value of the variables of the pretrained base that the model pins on a
+                hub, as `loading.open_base(...).arrays(...)` gives them: only the difference to it
+                is then written, which `load` applies to the base.
+            rank: of the difference of each kernel.
 
         Returns: the directory.
         """
-        root = Path(directory)
+        root, record = Path(directory), self._description
         arrays = {
             variable.path: keras.ops.convert_to_numpy(variable.value)
             for variable in self.model.weights
         }
-        record = self._description
-        bundle.write(root, record, self.tokenizer.vocabulary, arrays, dtype, card=_card(record))
+        change = None if base is None else delta.difference(arrays, base, rank)
+        bundle.write(root, record, self.tokenizer.vocabulary, arrays, dtype, _card(record), change)
         return root
 
 
