@@ -19,6 +19,7 @@ import numpy as np
 from keras_agnews import batching, bundle, delta, inference
 from keras_agnews.bundle import Bundle
 from keras_agnews.errors import InputError
+from keras_agnews.exporters import huggingface
 from keras_agnews.tokenizers import UNKNOWN, Tokenizer, write_vocabulary
 
 # Texts whose tokens are in memory at a time: enough to sort by length with little waste.
@@ -462,13 +463,30 @@ class TextClassifier(keras.Model):
         Returns: the directory.
         """
         root, record = Path(directory), self._description
-        arrays = {
-            variable.path: keras.ops.convert_to_numpy(variable.value)
-            for variable in self.model.weights
-        }
+        arrays = self._arrays()
         change = None if base is None else delta.difference(arrays, base, rank)
         bundle.write(root, record, self.tokenizer.vocabulary, arrays, dtype, _card(record), change)
         return root
+
+    def save_hugging_face(self, directory: str | os.PathLike[str]) -> Path:
+        """Write a checkpoint for `transformers.AutoModelForSequenceClassification`.
+
+        With config.json, model.safetensors, and the files of `AutoTokenizer`, whose ids are this
+        model's but for a text that holds the name of a special token, such as "[MASK]".
+
+        Args:
+            directory: made where it is missing.
+
+        Returns: the directory.
+
+        Raises: `InputError` where their BERT and DistilBERT cannot be this model, naming the field.
+        """
+        root = Path(directory)
+        huggingface.write(root, self._description, self.tokenizer, self._arrays())
+        return root
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {v.path: keras.ops.convert_to_numpy(v.value) for v in self.model.weights}
 
 
 def check_texts(texts: Any) -> Sequence[str]:
