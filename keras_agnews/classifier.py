@@ -19,7 +19,7 @@ import numpy as np
 from keras_agnews import batching, bundle, delta, inference
 from keras_agnews.bundle import Bundle
 from keras_agnews.errors import InputError
-from keras_agnews.exporters import huggingface
+from keras_agnews.exporters import huggingface, keras_hub
 from keras_agnews.tokenizers import UNKNOWN, Tokenizer, write_vocabulary
 
 # Texts whose tokens are in memory at a time: enough to sort by length with little waste.
@@ -484,6 +484,24 @@ class TextClassifier(keras.Model):
         root = Path(directory)
         huggingface.write(root, self._description, self.tokenizer, self._arrays())
         return root
+
+    def save_keras_hub_preset(self, directory: str | os.PathLike[str]) -> Path:
+        """Write a preset for `keras_hub.models.BertTextClassifier.from_preset`.
+
+        KerasHub's BERT has its activation (GELU by tanh), epsilon (1e-12) and pooling (first token)
+        built in, and no names of classes.
+
+        Args:
+            directory: made where it is missing.
+
+        Returns: the directory.
+
+        Raises:
+            InputError: for a model that it cannot be, naming the field.
+            MissingDependencyError: KerasHub is not installed.
+        """
+        keras_hub.write(Path(directory), self._description, self.tokenizer, self._arrays())
+        return Path(directory)
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {v.path: keras.ops.convert_to_numpy(v.value) for v in self.model.weights}

@@ -19,7 +19,7 @@ from keras_agnews import bundle, delta, hub, registry
 from keras_agnews.bundle import Bundle
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import BundleError, InputError, NotFoundError
-from keras_agnews.importers import huggingface
+from keras_agnews.importers import huggingface, keras_hub
 from keras_agnews.layers import weights_follow
 from keras_agnews.models import initial_value
 from keras_agnews.tokenizers import Tokenizer
@@ -157,6 +157,8 @@ def open_checkpoint(
         **pin: `revision` and `sha256`, as `hub.download` takes them.
     """
     origin = None
+    if isinstance(source, str) and source.startswith(keras_hub.SCHEME):
+        return keras_hub.open_checkpoint(source.removeprefix(keras_hub.SCHEME))
     if isinstance(source, str) and source.startswith(hub.SCHEME):
         snapshot = hub.download(source, **pin)
         directory = snapshot.directory
