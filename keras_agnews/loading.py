@@ -19,7 +19,7 @@ from keras_agnews import bundle, hub, registry
 from keras_agnews.bundle import Bundle
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import BundleError, InputError, NotFoundError
-from keras_agnews.importers import huggingface
+from keras_agnews.importers import huggingface, tfhub
 from keras_agnews.layers import weights_follow
 from keras_agnews.models import initial_value
 from keras_agnews.tokenizers import Tokenizer
@@ -76,7 +76,8 @@ def load(
 
     Args:
         source: the name of a zoo entry, or the path of a bundle or a Hugging Face checkpoint, or
-            `"hf://user/name@revision"`.
+            `"hf://user/name@revision"`, or `"tfhub:"` and the path or address of a BERT encoder
+            that was exported for TF-Hub.
         weights: `"best"`: trained on AG News where the entry has such weights, else pretrained;
             `"pretrained"`: the pretrained base and a new head; `None`: random; or another
             source, whose encoder (and, where its labels agree, head) is taken.
@@ -132,6 +133,8 @@ def open_checkpoint(
         **pin: `revision` and `sha256`, as `hub.download` takes them.
     """
     origin = None
+    if isinstance(source, str) and source.startswith(tfhub.SCHEME):
+        return tfhub.open_checkpoint(source.removeprefix(tfhub.SCHEME), hub.resolve_tfhub)
     if isinstance(source, str) and source.startswith(hub.SCHEME):
         snapshot = hub.download(source, **pin)
         directory = snapshot.directory
@@ -244,7 +247,7 @@ def _locate(source: str | os.PathLike[str]) -> Path:
         if (found := registry.find(source)) is not None:
             return found
         if re.match(r"[a-z_]+:", source):
-            raise NotFoundError(f"{source}: this version loads names, paths and hf:// addresses")
+            raise NotFoundError(f"{source}: this version loads names, paths, hf:// and tfhub:")
     path = Path(source)
     if path.is_dir():
         return path
