@@ -16,7 +16,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_agnews import batching, bundle, delta, inference
+from keras_agnews import batching, bundle, delta, exporting, inference
 from keras_agnews.bundle import Bundle
 from keras_agnews.errors import InputError
 from keras_agnews.exporters import huggingface, keras_hub
@@ -502,6 +502,33 @@ class TextClassifier(keras.Model):
         """
         keras_hub.write(Path(directory), self._description, self.tokenizer, self._arrays())
         return Path(directory)
+
+    def export(self, filepath: str | os.PathLike[str]) -> Path:
+        """Write the model for another runtime, in the format that the suffix says.
+
+        A name without a suffix is a directory, a TensorFlow SavedModel, and needs Keras on
+        TensorFlow. It takes strings, `texts` `(n,)` in UTF-8, and returns, in a dict, the `label`
+        and the `score` of each, `(n,)`, and all `classes` and their `scores`, `(n, classes)`.
+        The tokenizer is inside: answers are those of `classify` but for characters newer than
+        TensorFlow's Unicode tables, and nothing tells that a text was cut. What serves it needs
+        TensorFlow, and with word pieces tensorflow-text too, and nothing of this package:
+
+        ```python
+        clf.export("served")
+        served = tf.saved_model.load("served")       # after `import tensorflow_text`
+        served(tf.constant(["Oil prices soar"]))["label"]
+        ```
+
+        Args:
+            filepath: an older SavedModel there is replaced as a whole.
+
+        Returns: the path.
+
+        Raises:
+            InputError: the suffix is not known, or Keras runs on another backend.
+            MissingDependencyError: a package is missing; the message says what to install.
+        """
+        return exporting.export(self, Path(filepath))
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {v.path: keras.ops.convert_to_numpy(v.value) for v in self.model.weights}

@@ -19,7 +19,13 @@ from typing import Any, TypeVar
 
 from keras_agnews import bundle
 from keras_agnews.data import cache_directory
-from keras_agnews.errors import BundleError, DownloadError, InputError, NotFoundError
+from keras_agnews.errors import (
+    BundleError,
+    DownloadError,
+    InputError,
+    NotFoundError,
+    require,
+)
 
 SCHEME = "hf://"
 # All that a bundle or a Hugging Face checkpoint needs, and nothing that could hold code.
@@ -123,6 +129,26 @@ def download(
     if sums != record.get("sha256"):
         _write_record(place, {"source": SCHEME + repository, "revision": commit, "sha256": sums})
     return Snapshot(directory, SCHEME + repository, commit)
+
+
+def resolve_tfhub(handle: str) -> Path:
+    """The directory of a SavedModel that has an address at tfhub.dev, kaggle.com or elsewhere.
+
+    tensorflow_hub fetches it and keeps it in its own cache, `TFHUB_CACHE_DIR`.
+
+    Raises:
+        MissingDependencyError: tensorflow_hub is not installed.
+        DownloadError: it could not be fetched.
+    """
+    client = require("tensorflow_hub", "tfhub", f"to fetch {handle}")
+    try:
+        return Path(client.resolve(handle))
+    except Exception as error:  # urllib's, tarfile's, TensorFlow's: the client lets all through
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DownloadError(
+            f"{handle} could not be fetched ({reason[:300]}); "
+            "a local copy loads from its path: load('tfhub:PATH')"
+        ) from None
 
 
 def _parse(source: str, revision: str | None) -> tuple[str, str]:

@@ -10,13 +10,17 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_agnews.configs import ACTIVATIONS
+from keras_agnews.configs import ACTIVATIONS, BertConfig, TransformerConfig
+from keras_agnews.errors import InputError
+from keras_agnews.graph_tokenizers import graph_tokenizer
+from keras_agnews.tokenizers import WordPieceTokenizer
 
 register = functools.partial(keras.saving.register_keras_serializable, package="keras_agnews")
 
@@ -441,6 +445,12 @@ class TransformerEncoder(_Layer):
         self.pooler_layer = self._dense(hidden_size, "pooler") if pooler else None
         self.mean_pooling = MaskedMeanPooling(dtype=self.dtype_policy, name="mean_pooling")
 
+    @classmethod
+    def arguments(cls, config: TransformerConfig) -> dict[str, Any]:
+        """The constructor's arguments that a config has."""
+        names = inspect.signature(TransformerEncoder).parameters
+        return {name: getattr(config, name) for name in names if name != "kwargs"}
+
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config["layers"] = config.pop("num_layers")
@@ -486,3 +496,94 @@ class TransformerEncoder(_Layer):
         if self.pooler_layer is not None:
             result["pooled_output"] = pooled
         return result
+
+
+@register()
+class BertEncoder(TransformerEncoder):
+    """The encoder that a `BertConfig` describes, as a layer to compose with others.
+
+    Args:
+        config: the architecture, or its `to_dict()`.
+
+    Call argument and result: as `TransformerEncoder`. `keras_agnews.load(name).encoder` is one
+    with trained weights.
+
+    Example, as the TF-Hub lesson composes its two layers:
+
+    ```python
+    from keras_agnews.layers import BertEncoder, BertPreprocessor
+
+    texts = keras.Input(shape=(), dtype="string")
+    outputs = BertEncoder(config)(BertPreprocessor(vocabulary)(texts))
+    hidden = keras.layers.Dropout(0.1)(outputs["pooled_output"])
+    model = keras.Model(texts, keras.layers.Dense(4)(hidden))
+    ```
+    """
+
+    def __init__(self, config: BertConfig | dict[str, Any], **kwargs: Any) -> None:
+        if isinstance(config, dict):
+            config = BertConfig.from_dict(config)
+        super().__init__(**self.arguments(config), **kwargs)
+        self.architecture = config
+
+    def get_config(self) -> dict[str, Any]:
+        return {**keras.layers.Layer.get_config(self), "config": self.architecture.to_dict()}
+
+
+@register()
+class BertPreprocessor(_Layer):
+    """Strings to the inputs of a BERT encoder, inside a TensorFlow graph.
+
+    Gives the ids of `tokenizers.WordPieceTokenizer`, but for the characters that are newer than
+    the Unicode tables of TensorFlow, of RE2 and of tensorflow-text (125 code points, none ASCII,
+    against Python 3.11's), and for what is no UTF-8. TF-Hub's own preprocessors agree with it on
+    printable ASCII. Elsewhere they decompose more than BERT does (`…` is three full stops there),
+    and control characters, which BERT drops, part words.
+
+    Args:
+        vocabulary: pieces, as `tokenizers.read_vocabulary` gives them.
+        max_length: tokens at which a text is cut and up to which it is padded.
+        **kwargs: the layer's, and options of `WordPieceTokenizer` such as `lowercase`.
+
+    Call argument: `tf.string` `(batch,)`, or a NumPy array of str with dtype object.
+
+    Returns: a dict of `input_word_ids`, `input_mask` (1 at a token, 0 at padding) and
+    `input_type_ids` (all 0), each int32 `(batch, max_length)`.
+
+    Raises:
+        InputError: Keras runs on another backend than TensorFlow, whose graphs hold no strings.
+        MissingDependencyError: tensorflow-text is not installed.
+    """
+
+    def __init__(self, vocabulary: Iterable[str], max_length: int = 128, **kwargs: Any) -> None:
+        if (backend := keras.backend.backend()) != "tensorflow":
+            raise InputError(
+                f"BertPreprocessor needs Keras on TensorFlow, not on {backend}, whose models take "
+                "no strings: clf.predict and clf.fit of keras_agnews.load(...) take them there"
+            )
+        known = WordPieceTokenizer.option_types
+        options = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
+        tokenizer = WordPieceTokenizer(vocabulary, max_length=max_length, **options)
+        arguments = {"max_length": tokenizer.max_length, **tokenizer.options()}
+        super().__init__(arguments, **kwargs)
+        self.vocabulary = tokenizer.vocabulary
+        self.supports_jit = False  # XLA has no strings
+        self.built = True
+        self._tokenizer = graph_tokenizer(tokenizer)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "vocabulary": list(self.vocabulary)}
+
+    def call(self, texts: Any) -> dict[str, Any]:
+        import tensorflow as tf
+
+        rows = self._tokenizer.ids(tf.convert_to_tensor(texts, tf.string))
+        ids = rows.to_tensor(shape=(None, self.max_length))
+        present = tf.sequence_mask(rows.row_lengths(), self.max_length, tf.int32)
+        types = tf.zeros_like(ids)
+        return {"input_word_ids": ids, "input_mask": present, "input_type_ids": types}
+
+    def compute_output_spec(self, texts: Any) -> dict[str, Any]:
+        shape = (texts.shape[0], self.max_length)
+        names = ("input_word_ids", "input_mask", "input_type_ids")
+        return {name: keras.KerasTensor(shape, dtype="int32") for name in names}

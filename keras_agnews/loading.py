@@ -19,7 +19,7 @@ from keras_agnews import bundle, delta, hub, registry
 from keras_agnews.bundle import Bundle
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import BundleError, InputError, NotFoundError
-from keras_agnews.importers import huggingface, keras_hub
+from keras_agnews.importers import huggingface, keras_hub, tfhub
 from keras_agnews.layers import weights_follow
 from keras_agnews.models import initial_value
 from keras_agnews.tokenizers import Tokenizer
@@ -101,7 +101,8 @@ def load(
 
     Args:
         source: the name of a zoo entry, or the path of a bundle or a Hugging Face checkpoint, or
-            `"hf://user/name@revision"`.
+            `"hf://user/name@revision"`, or `"tfhub:"` and the path or address of a BERT encoder
+            that was exported for TF-Hub.
         weights: `"best"`: trained on AG News where the entry has such weights, else pretrained;
             `"pretrained"`: the pretrained base and a new head; `None`: random; or another
             source, whose encoder (and, where its labels agree, head) is taken.
@@ -159,6 +160,8 @@ def open_checkpoint(
     origin = None
     if isinstance(source, str) and source.startswith(keras_hub.SCHEME):
         return keras_hub.open_checkpoint(source.removeprefix(keras_hub.SCHEME))
+    if isinstance(source, str) and source.startswith(tfhub.SCHEME):
+        return tfhub.open_checkpoint(source.removeprefix(tfhub.SCHEME), hub.resolve_tfhub)
     if isinstance(source, str) and source.startswith(hub.SCHEME):
         snapshot = hub.download(source, **pin)
         directory = snapshot.directory
@@ -294,7 +297,9 @@ def _locate(source: str | os.PathLike[str]) -> Path:
         if (found := registry.find(source)) is not None:
             return found
         if re.match(r"[a-z_]+:", source):
-            raise NotFoundError(f"{source}: this version loads names, paths and hf:// addresses")
+            raise NotFoundError(
+                f"{source}: this version loads names, paths, hf://, tfhub: and keras_hub:"
+            )
     path = Path(source)
     if path.is_dir():
         return path

@@ -28,24 +28,7 @@ def transformer(config: TransformerConfig, classes: int) -> keras.Model:
     inputs = {"input_word_ids": keras.Input((None,), dtype="int32", name="input_word_ids")}
     if config.type_vocabulary_size:
         inputs["input_type_ids"] = keras.Input((None,), dtype="int32", name="input_type_ids")
-    encoder = TransformerEncoder(
-        vocabulary_size=config.vocabulary_size,
-        max_positions=config.max_positions,
-        hidden_size=config.hidden_size,
-        layers=config.layers,
-        heads=config.heads,
-        feed_forward_size=config.feed_forward_size,
-        type_vocabulary_size=config.type_vocabulary_size,
-        key_size=config.key_size,
-        activation=config.activation,
-        epsilon=config.epsilon,
-        embedding_norm=config.embedding_norm,
-        dropout=config.dropout,
-        attention_dropout=config.attention_dropout,
-        pooler=config.pooler,
-        initializer_range=config.initializer_range,
-        name="encoder",
-    )
+    encoder = TransformerEncoder(**TransformerEncoder.arguments(config), name="encoder")
     outputs = encoder(inputs)
     if config.pooling == "first" and not config.pooler:
         hidden = outputs["sequence_output"][:, 0]

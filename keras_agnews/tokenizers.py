@@ -341,20 +341,20 @@ def learn_words(
 # --- repairs of text -------------------------------------------------------------------------
 
 # Names common in feeds that are no word of a language, so safe to read without their ampersand.
-_BARE_NAMES = (
+BARE_NAMES = (
     "quot|amp|lt|gt|nbsp|apos|hellip|[lr][sd]quo|[mn]dash|eacute|egrave|aacute|iacute|oacute"
     "|uacute|ntilde|ccedil|[aou]uml|pound|euro|reg|bull|middot"
 )
 _REFERENCE = re.compile(
     # The ampersand may itself be escaped, or lost with a space in its place.
     r"(\W)(?:amp;)?"
-    rf"((?<=#)[0-9]{{1,7}}|#[0-9]{{1,7}}|#[xX][0-9a-fA-F]{{1,6}}|{_BARE_NAMES}|(?<=&)[A-Za-z]\w{{1,31}});"
+    rf"((?<=#)[0-9]{{1,7}}|#[0-9]{{1,7}}|#[xX][0-9a-fA-F]{{1,6}}|{BARE_NAMES}|(?<=&)[A-Za-z]\w{{1,31}});"
 )
 # A name, then white space, a slash or the end: not a ticker such as <ACME.O>.
 _TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9]*(?=[\s/>])[^<>]*>|<[!?][^<>]*>")
-_PARTING = "-/\\'<>;"
-_NEEDLESS = "&#"
-_TYPOGRAPHIC = str.maketrans(
+PARTING = "-/\\'<>;"
+NEEDLESS = "&#"
+TYPOGRAPHIC = str.maketrans(
     dict.fromkeys("\xa0\u2013\u2014\u2018\u2019\u2022\u2026", " ")
     | dict.fromkeys("\xad\u200b\u201c\u201d")
 )
@@ -389,11 +389,11 @@ def repair_news(text: str) -> str:
         text = _REFERENCE.sub(_decode, f" {text}").removeprefix(" ")
     if "<" in text:
         text = _TAG.sub(" ", text)
-    for mark in _PARTING:
+    for mark in PARTING:
         text = text.replace(mark, " ")
-    for mark in _NEEDLESS:
+    for mark in NEEDLESS:
         text = text.replace(mark, "")
-    return text if text.isascii() else text.translate(_TYPOGRAPHIC)
+    return text if text.isascii() else text.translate(TYPOGRAPHIC)
 
 
 #: What `WordTokenizer(normalize=...)` can name: a function from text to text, idempotent.
@@ -411,7 +411,7 @@ def _normalizer(name: str | None) -> Callable[[str], str]:
 # --- word pieces -----------------------------------------------------------------------------
 
 # The ideographs that BERT's rule takes for words of their own.
-_IDEOGRAPHS = (
+IDEOGRAPHS = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
     (0x20000, 0x2A6DF),
@@ -447,7 +447,7 @@ def _cleaned(character: str, chinese_characters: bool) -> str | None:
         return None
     if category == "Zs":
         return " "
-    if chinese_characters and any(a <= ord(character) <= b for a, b in _IDEOGRAPHS):
+    if chinese_characters and any(a <= ord(character) <= b for a, b in IDEOGRAPHS):
         return f" {character} "
     return character
 

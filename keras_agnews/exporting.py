@@ -1,0 +1,90 @@
+"""A classifier in the formats of other runtimes, tokenizer inside where the format can hold it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from keras_agnews.errors import InputError, require
+from keras_agnews.graph_tokenizers import graph_tokenizer
+
+if TYPE_CHECKING:
+    from keras_agnews.classifier import TextClassifier
+
+_SAVED_MODEL_FILE = "saved_model.pb"
+
+
+def export(classifier: TextClassifier, path: Path) -> Path:
+    """Write a classifier in the format that the suffix of a path says, as `WRITERS` has them.
+
+    Returns: the path.
+    """
+    if path.suffix not in WRITERS:
+        known = ", ".join(f"{suffix or 'none'} ({WRITERS[suffix][1]})" for suffix in WRITERS)
+        raise InputError(f"{path}: export writes by the suffix of the name, which can be {known}")
+    WRITERS[path.suffix][0](classifier, path)
+    return path
+
+
+def _saved_model(classifier: TextClassifier, directory: Path) -> None:
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise InputError(
+            f"a SavedModel is written by Keras on TensorFlow, not on {backend}: save_bundle here, "
+            "then load and export with KERAS_BACKEND=tensorflow"
+        )
+    if directory.exists() and not (directory / _SAVED_MODEL_FILE).is_file():
+        raise InputError(f"{directory} exists and is no SavedModel: give another name")
+    tf = require("tensorflow", "tensorflow", "to write a SavedModel")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place, then renamed: a crash leaves the old model or the new one.
+    passing, old = (directory.with_name(f".{uuid.uuid4().hex[:8]}{directory.name}") for _ in "ab")
+    try:
+        module = _serving(classifier)
+        tf.saved_model.save(module, str(passing), signatures=module.__call__)
+        if directory.exists():
+            os.replace(directory, old)
+        os.replace(passing, directory)
+    finally:
+        for path in (passing, old):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _serving(classifier: TextClassifier) -> Any:
+    """A `tf.Module` from strings to labels and scores."""
+    import tensorflow as tf
+
+    model, names = classifier.model, tf.constant(classifier.labels)
+
+    class Serving(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokenizer = graph_tokenizer(classifier.tokenizer)
+            self.values = [variable.value for variable in model.weights]
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="texts")])
+        def __call__(self, texts: Any) -> dict[str, Any]:
+            ids = self.tokenizer.ids(texts).to_tensor()
+            ids = tf.pad(ids, [[0, 0], [0, tf.maximum(1 - tf.shape(ids)[1], 0)]])  # to a column
+            inputs = {"input_word_ids": ids, "input_type_ids": tf.zeros_like(ids)}
+            logits = model({name: inputs[name] for name in model.input}, training=False)
+            scores = tf.nn.softmax(logits / classifier.temperature)
+            return {
+                "label": tf.gather(names, tf.argmax(scores, axis=1)),
+                "score": tf.reduce_max(scores, axis=1),
+                "classes": tf.repeat(names[None], tf.shape(scores)[0], axis=0),
+                "scores": scores,
+            }
+
+    return Serving()
+
+
+#: By the suffix of the path: what writes it, and what it is called.
+WRITERS: dict[str, tuple[Callable[[TextClassifier, Path], None], str]] = {
+    "": (_saved_model, "a directory, a SavedModel"),
+}
