@@ -414,32 +414,87 @@ def write(
     """
     if dtype not in ("float32", "float16"):
         raise InputError(f"dtype is {dtype!r}, not 'float32' or 'float16'")
+    stored = _storable(bundle, vocabulary, tensors, dtype)
+
+    def stage(weights: Path, words: Path, scratch: Path) -> Bundle:
+        words.write_bytes("".join(f"{word}\n" for word in vocabulary).encode("utf-8"))
+        _save_tensors(stored, weights, scratch)
+        shutil.copymode(words, weights)  # the library lets nobody else read its files
+        pin = Weights(file=WEIGHTS_FILE, sha256=file_sha256(weights), dtype=dtype)
+        return canonical(dataclasses.replace(bundle, weights=pin))
+
+    final = _install(directory, stage)
+    if card is not None and not (directory / CARD_FILE).exists():
+        _write_text(directory / CARD_FILE, card)
+    return final
+
+
+def copy(source: Path, directory: Path, origin: dict[str, Any]) -> Bundle:
+    """Copy a whole bundle, as `write` writes one: a crash leaves the old model or the new one.
+
+    Args:
+        source: the bundle's directory.
+        directory: made where it is missing; a bundle in it is replaced, other files stay.
+        origin: the copy's `source`.
+
+    Returns: the bundle as written.
+    """
+    bundle = read(source)
+    check(source, bundle)
+
+    def stage(weights: Path, words: Path, scratch: Path) -> Bundle:
+        shutil.copyfile(source / bundle.vocabulary_file, words)
+        if bundle.weights is not None and bundle.weights.source is None:
+            shutil.copyfile(source / bundle.weights.file, weights)
+        return canonical(dataclasses.replace(bundle, source=origin))
+
+    return _install(directory, stage)
+
+
+def canonical(bundle: Bundle) -> Bundle:
+    """The bundle with its files under their usual names."""
+    pin = bundle.weights
+    if pin is not None and pin.source is None:
+        pin = dataclasses.replace(pin, file=WEIGHTS_FILE)
+    tokenizer = _without(bundle.tokenizer, "vocabulary")
+    return dataclasses.replace(bundle, weights=pin, tokenizer=tokenizer)
+
+
+def check(directory: Path, bundle: Bundle) -> None:
+    """`BundleError` unless vocabulary and weights are what `config.json` says; needs no backend."""
+    read_tokenizer(directory, bundle)
+    pin = bundle.weights
+    if pin is not None and pin.source is None:
+        check_weights_file(directory / pin.file, bundle.variables(), pin.sha256)
+
+
+def _install(directory: Path, stage: Callable[[Path, Path, Path], Bundle]) -> Bundle:
+    """Put new files in the place of old ones, in an order that a crash may break off anywhere.
+
+    `stage` writes the weights, if it has any, and the vocabulary to the paths that it is given,
+    by way of a third, and returns what config.json will say.
+    """
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory} is a file: give another output directory")
-    stored = _storable(bundle, vocabulary, tensors, dtype)
     directory.mkdir(parents=True, exist_ok=True)
     token = f".{uuid.uuid4().hex[:8]}"
     weights, words = directory / (token + WEIGHTS_FILE), directory / (token + VOCABULARY_FILE)
     try:
-        words.write_bytes("".join(f"{word}\n" for word in vocabulary).encode("utf-8"))
-        _save_tensors(stored, weights, scratch=directory / f"{token}scratch")
-        shutil.copymode(words, weights)  # the library lets nobody else read its files
-        for path in (weights, words):
+        final = stage(weights, words, directory / f"{token}scratch")
+        staged = [(words, VOCABULARY_FILE)]
+        passing = dataclasses.replace(final, tokenizer=final.tokenizer | {"vocabulary": words.name})
+        if weights.exists():
+            assert final.weights is not None
+            staged.insert(0, (weights, WEIGHTS_FILE))
+            pin = dataclasses.replace(final.weights, file=weights.name)
+            passing = dataclasses.replace(passing, weights=pin)
+        for path, _ in staged:
             _flush(path)
-        pin = Weights(file=WEIGHTS_FILE, sha256=file_sha256(weights), dtype=dtype)
-        final = dataclasses.replace(
-            bundle, weights=pin, tokenizer=_without(bundle.tokenizer, "vocabulary")
-        )
         if (directory / CONFIG_FILE).exists():
             # The rename of config.json commits: until then it names the old files, from then on
             # the new ones under their passing names, which become the usual ones after it.
-            passing = dataclasses.replace(
-                final,
-                weights=dataclasses.replace(pin, file=weights.name),
-                tokenizer=final.tokenizer | {"vocabulary": words.name},
-            )
             write_json(directory / CONFIG_FILE, passing.to_dict())
-        for path, name in ((weights, WEIGHTS_FILE), (words, VOCABULARY_FILE)):
+        for path, name in staged:
             _replace_by_copy(path, directory / name)
         write_json(directory / CONFIG_FILE, final.to_dict())
     finally:
@@ -452,8 +507,6 @@ def write(
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-    if card is not None and not (directory / CARD_FILE).exists():
-        _write_text(directory / CARD_FILE, card)
     return final
 
 
