@@ -574,7 +574,12 @@ def _replace_by_copy(path: Path, target: Path) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a JSON file by rename: a crash leaves the old one or the new one."""
-    _write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    _write_text(path, json_text(values))
+
+
+def json_text(values: Any) -> str:
+    """A JSON file as this package writes it."""
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _write_text(path: Path, text: str) -> None:

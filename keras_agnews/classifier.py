@@ -16,7 +16,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_agnews import batching, bundle, inference
+from keras_agnews import batching, bundle, card, inference
 from keras_agnews.bundle import Bundle
 from keras_agnews.errors import InputError
 from keras_agnews.tokenizers import UNKNOWN, Tokenizer, write_vocabulary
@@ -456,7 +456,9 @@ class TextClassifier(keras.Model):
             for variable in self.model.weights
         }
         record = self._description
-        bundle.write(root, record, self.tokenizer.vocabulary, arrays, dtype, card=_card(record))
+        bundle.write(
+            root, record, self.tokenizer.vocabulary, arrays, dtype, card=card.render(record)
+        )
         return root
 
 
@@ -497,14 +499,3 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
     probabilities: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
     return probabilities
-
-
-def _card(description: Bundle) -> str:
-    labels = ", ".join(description.labels)
-    return (
-        f"---\nlibrary_name: keras_agnews\ntags: [keras, text-classification]\n---\n\n"
-        f"# {description.name}\n\nA text classifier with {description.parameters:,} parameters "
-        f"for the labels {labels}.\n\n"
-        "    import keras_agnews\n"
-        '    clf = keras_agnews.load("PATH OF THIS DIRECTORY")\n'
-    )

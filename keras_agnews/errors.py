@@ -34,6 +34,10 @@ class DownloadError(KerasAgnewsError, OSError):
     """A download that failed or whose content is not what was pinned."""
 
 
+class UploadError(KerasAgnewsError, OSError):
+    """A push that failed; nothing half-written is left on the Hub, and it can be repeated."""
+
+
 class TrainingError(KerasAgnewsError, RuntimeError):
     """A training run that cannot start or go on."""
 

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
 import os
 import re
 import sys
@@ -28,6 +29,7 @@ from keras_agnews.errors import (
     InputError,
     KerasAgnewsError,
     NotFoundError,
+    UploadError,
 )
 
 SCHEME = "hf://"
@@ -60,7 +62,7 @@ _WAYS = (
 # since the client has back-offs of its own for some requests.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 _PATIENCE = 60.0
-_PASSING = {500, 502, 503, 504}
+PASSING = {500, 502, 503, 504}  # what a Hub answers in a weak moment
 _T = TypeVar("_T")
 
 
@@ -288,7 +290,7 @@ def _snapshot(
     try:
         there = listing(client, repository, revision)
     except Exception as error:
-        if local is None or (not pinned and _status(error) in (401, 403, 404)):
+        if local is None or (not pinned and status(error) in (401, 403, 404)):
             raise
         if not pinned and not _is_offline():
             warnings.warn(
@@ -350,19 +352,23 @@ def _checked(repository: str, directory: Path, name: str, known: str, repair: bo
     )
 
 
-def matches(path: Path, known: str, sha256: str = "") -> bool:
-    """Whether a file has a sum: SHA-256, git's own of a small file, or an unknown one."""
+def matches(content: Path | bytes, known: str, sha256: str = "") -> bool:
+    """Whether a file has a sum: SHA-256, git's own of a small file, or an unknown one.
+
+    Args:
+        content: the file, or what is in it.
+        known: the sum.
+        sha256: the file's SHA-256, where it has been taken.
+    """
     if _SUM.fullmatch(known):
-        return (sha256 or bundle.file_sha256(path)) == known
+        if isinstance(content, Path):
+            return (sha256 or bundle.file_sha256(content)) == known
+        return hashlib.sha256(content).hexdigest() == known
     if _COMMIT.fullmatch(known):
-        return git_sum(path.read_bytes()) == known
+        content = content.read_bytes() if isinstance(content, Path) else content
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+        return blob.hexdigest() == known
     return True
-
-
-def git_sum(content: bytes) -> str:
-    """What git, and the Hub, calls a small file."""
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-    return blob.hexdigest()
 
 
 def _cached_sum(path: Path) -> str:
@@ -498,12 +504,12 @@ def list_bundles(address: str) -> list[dict[str, Any]]:
 # --- the client ------------------------------------------------------------------------------
 
 
-def ask(repository: str, revision: str, call: Callable[[Any], _T]) -> _T:
-    """The client's answer, or one error of ours."""
+def ask(repository: str, revision: str, call: Callable[[Any], _T], upload: bool = False) -> _T:
+    """The client's answer, or one error of ours: an `UploadError` instead of a `DownloadError`."""
     import huggingface_hub
     from huggingface_hub import errors
 
-    address = f"{SCHEME}{repository}"
+    address, ways = f"{SCHEME}{repository}", "" if upload else f"; {_WAYS}"
     try:
         with _quiet():
             return call(huggingface_hub)
@@ -517,11 +523,21 @@ def ask(repository: str, revision: str, call: Callable[[Any], _T]) -> _T:
         message = f"{address} has no revision {revision!r}"
     # The client lets through what its HTTP library raises, and has changed that library before.
     except Exception as error:
+        if upload:
+            raise UploadError(
+                f"the push to {address} did not go through ({_reason(error)}); what is there is "
+                "whole, the old state or the new one: "
+                + (
+                    "set HF_TOKEN to a token that may write to it"
+                    if status(error) in (401, 403)
+                    else "push again"
+                )
+            ) from None
         raise DownloadError(
             f"{address} at {revision} could not be fetched and is not in the cache "
             f"({_reason(error)}); {_WAYS}"
         ) from None
-    raise NotFoundError(f"{message}; {_WAYS}")
+    raise NotFoundError(message + ways)
 
 
 def retried(call: Callable[[], _T]) -> _T:
@@ -531,13 +547,13 @@ def retried(call: Callable[[], _T]) -> _T:
         try:
             return call()
         except Exception as error:
-            if _status(error) not in _PASSING or time.monotonic() + pause > end:
+            if status(error) not in PASSING or time.monotonic() + pause > end:
                 raise
         time.sleep(pause)
     return call()
 
 
-def _status(error: BaseException | None) -> int | None:
+def status(error: BaseException | None) -> int | None:
     """The HTTP status that an error, or what it was raised from, tells of."""
     while error is not None:
         if (status := getattr(getattr(error, "response", None), "status_code", None)) is not None:
@@ -566,8 +582,7 @@ def _is_offline() -> bool:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars but on a terminal."""
-    from huggingface_hub import utils as bars
-
+    bars: Any = importlib.import_module("huggingface_hub.utils")
     if bars.are_progress_bars_disabled() or (sys.stderr is not None and sys.stderr.isatty()):
         yield
         return
