@@ -83,7 +83,8 @@ def _add_metadata(
     names = {r.unique_identifier for r in others}
     ours = [result for result in ours if result.unique_identifier not in names]
     data.eval_results = [*others, *ours] or None
-    data.model_name = (data.model_name or description.name) if data.eval_results else None
+    if not others:
+        data.model_name = description.name if ours else None
 
 
 def _result(row: dict[str, Any], address: str | None) -> Any:

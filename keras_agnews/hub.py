@@ -62,7 +62,7 @@ _WAYS = (
 # since the client has back-offs of its own for some requests.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 _PATIENCE = 60.0
-PASSING = {500, 502, 503, 504}  # what a Hub answers in a weak moment
+PASSING = {429, 500, 502, 503, 504}  # what a Hub answers in a weak moment
 _T = TypeVar("_T")
 
 
@@ -134,7 +134,7 @@ def pull(
     if local_dir is None:
         return snapshot.directory
     target = Path(local_dir)
-    if "format" in bundle.read_json(snapshot.directory / bundle.CONFIG_FILE):
+    if _is_bundle(snapshot.directory):
         origin = {"repository": snapshot.source, "revision": snapshot.revision}
         bundle.copy(snapshot.directory, target, origin)
     else:
@@ -204,13 +204,6 @@ def download(
     for name in ("config.json", *pins):
         if name not in names:
             raise NotFoundError(f"{SCHEME}{repository} has no {name} at {commit}; {_WAYS}")
-    # The client's cache may hold a pickle that another program has fetched.
-    if _WEIGHTS.isdisjoint(names) and "format" not in bundle.read_json(directory / "config.json"):
-        raise NotFoundError(
-            f"{SCHEME}{repository} has no model.safetensors at {commit}, and a pytorch_model.bin "
-            "is not taken from a hub, since it can hold code: choose a repository that has "
-            "safetensors, or fetch it yourself and load its directory"
-        )
     if lost := sorted(set(known) - set(names)):
         raise DownloadError(
             f"{lost[0]} of {SCHEME}{repository} is gone from {directory}: go online once with "
@@ -222,6 +215,13 @@ def download(
         )
         for name in names
     }
+    # The client's cache may hold a pickle that another program has fetched.
+    if _WEIGHTS.isdisjoint(names) and not _is_bundle(directory):
+        raise NotFoundError(
+            f"{SCHEME}{repository} has no model.safetensors at {commit}, and a pytorch_model.bin "
+            "is not taken from a hub, since it can hold code: choose a repository that has "
+            "safetensors, or fetch it yourself and load its directory"
+        )
     if sums != record.get("sha256"):
         _write_record(place, {"source": SCHEME + repository, "revision": commit, "sha256": sums})
     return Snapshot(directory, SCHEME + repository, commit)
@@ -259,6 +259,11 @@ def _names(directory: Path) -> list[str]:
                 "delete that directory and fetch it again"
             )
     return names
+
+
+def _is_bundle(directory: Path) -> bool:
+    values = bundle.read_json(directory / bundle.CONFIG_FILE)
+    return isinstance(values, dict) and "format" in values
 
 
 def _present(directory: Path) -> list[str]:
@@ -410,7 +415,7 @@ def verify(
         place = origin(directory)
         names = _present(directory)
     description = None
-    if "format" in bundle.read_json(directory / bundle.CONFIG_FILE):
+    if _is_bundle(directory):
         description = bundle.read(directory)
         bundle.check(directory, description)
         if place is None:
@@ -547,6 +552,7 @@ def retried(call: Callable[[], _T]) -> _T:
         try:
             return call()
         except Exception as error:
+            pause = max(pause, _retry_after(error))
             if status(error) not in PASSING or time.monotonic() + pause > end:
                 raise
         time.sleep(pause)
@@ -555,9 +561,20 @@ def retried(call: Callable[[], _T]) -> _T:
 
 def status(error: BaseException | None) -> int | None:
     """The HTTP status that an error, or what it was raised from, tells of."""
+    response = _response(error)
+    return None if response is None else int(response.status_code)
+
+
+def _retry_after(error: BaseException) -> float:
+    """How many seconds the Hub asks us to wait."""
+    wanted = getattr(_response(error), "headers", {}).get("Retry-After", "")
+    return float(wanted) if re.fullmatch(r"\d{1,4}", wanted) else 0.0
+
+
+def _response(error: BaseException | None) -> Any:
     while error is not None:
-        if (status := getattr(getattr(error, "response", None), "status_code", None)) is not None:
-            return int(status)
+        if hasattr(response := getattr(error, "response", None), "status_code"):
+            return response
         error = error.__cause__
     return None
 

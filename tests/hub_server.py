@@ -23,6 +23,7 @@ import re
 import shutil
 import threading
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,12 +46,13 @@ class Failure:
     Attributes:
         request: a regular expression, searched for.
         how: a status to answer with; "cut" (half a body), "flip" (a byte of the body), "lost" (it
-            is done, and answered with 503), "echo" (500 and a body that repeats every header).
+            is done, and answered with 503), "echo" (500 and a body that repeats every header); or
+            a function that is called before the request is answered as ever.
         times: how many requests are left to fail.
     """
 
     request: str
-    how: int | str
+    how: int | str | Callable[[], object]
     times: float
 
 
@@ -86,7 +88,7 @@ class HubServer:
             "NO_PROXY": "127.0.0.1",
         }
 
-    def fail(self, request: str, how: int | str, times: float = 1) -> None:
+    def fail(self, request: str, how: Any, times: float = 1) -> None:
         """Let the next `times` requests that match fail; `math.inf` for ever."""
         self.failures.append(Failure(request, how, times))
 
@@ -249,7 +251,7 @@ def _card_data(readme: Path) -> dict[str, Any]:
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        how: int | str | None = None
+        how: Any = None
 
         def do_GET(self) -> None:
             self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -263,6 +265,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if self.how == "echo":
                 self._send(500, str(self.headers).encode(), {"X-Error-Message": self.token})
                 return
+            if callable(self.how):
+                self.how()
             url = urlsplit(self.path)
             self.query = parse_qs(url.query)
             try:
@@ -272,7 +276,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
 
         do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 (the base class's names)
 
-        def _failure(self) -> int | str | None:
+        def _failure(self) -> Any:
             for failure in hub.failures:
                 if failure.times > 0 and re.search(failure.request, f"{self.command} {self.path}"):
                     failure.times -= 1
