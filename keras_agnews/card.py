@@ -45,7 +45,9 @@ def render(
 
     section = f"{START}\n{_section(description, address)}{END}\n"
     if existing is None or not existing.strip():
-        existing = f"---\n{{}}\n---\n\n{section}"
+        existing = f"\n{section}"
+    if not existing.startswith("---"):
+        existing = "---\n{}\n---\n" + existing
     try:
         card: Any = ModelCard(existing)
         before = card.data.to_dict()

@@ -9,9 +9,16 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+_LONGEST = 2_000  # characters of a message
+
 
 class KerasAgnewsError(Exception):
     """Base of every exception that this package raises on purpose."""
+
+    def __str__(self) -> str:
+        # What a message repeats of a file may be as long as the file.
+        text = super().__str__()
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 class InputError(KerasAgnewsError, ValueError):
