@@ -584,20 +584,23 @@ def test_a_hub_that_stays_ill(
 def test_bad_answers_for_ever_end(
     server: HubServer, machine: HubClient, other: HubClient, name: str, written: Write, status: int
 ) -> None:
-    machine("push", written(0), name)
+    version = 0
+    machine("push", written(version), name)
     for request in PUSH_REQUESTS[:1] + PUSH_REQUESTS[2:-1] + PULL_REQUESTS:
-        pushes = request in PUSH_REQUESTS
         server.failures.clear()
+        client, call, options = machine, ("push", written(99), name), {"tag": "v1"}
+        if request in PULL_REQUESTS:
+            version += 1
+            machine("push", written(version), name)
+            client, call, options = other, ("pull", f"hf://{name}"), {}
         server.fail(request, status, FOR_EVER)
         start = time.monotonic()
-        call = ("push", written(1), name) if pushes else ("pull", f"hf://{name}")
-        options = {"tag": "v1"} if pushes else {}
         with pytest.raises(CallError, match=str(status)) as caught:
-            (machine if pushes else other)(*call, **options)
-        assert caught.value.kind == ("UploadError" if pushes else "DownloadError"), request
-        assert caught.value.alone
+            client(*call, **options)
+        expected = "DownloadError" if client is other else "UploadError"
+        assert (caught.value.kind, caught.value.alone) == (expected, True), request
         assert time.monotonic() - start < 30
-        assert of(server.repository(name).commit()) == of(written(0))
+        assert of(server.repository(name).commit()) == of(written(version))
 
 
 def test_nobody_listens(
