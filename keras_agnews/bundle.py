@@ -34,12 +34,14 @@ CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE, CARD_FILE = (
     "vocab.txt",
     "README.md",
 )
+DELTA_FILE = "delta.safetensors"
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_LABELS = 100_000
 _MAX_NESTING = 32
 # What a write makes and takes away again, or leaves where it is killed.
 _PASSING = re.compile(
-    r"\.[0-9a-f]{8}(config\.json|model\.safetensors|vocab\.txt|README\.md|scratch)(\.link)?"
+    r"\.[0-9a-f]{8}"
+    r"(config\.json|(model|delta)\.safetensors|vocab\.txt|README\.md|scratch)(\.link)?"
 )
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -55,6 +57,9 @@ class Weights:
         source: the hub's repository, e.g. `"hf://google-bert/bert-base-uncased"`; `None` for a
             file beside the config.
         revision: the full commit on the hub.
+        delta: a file beside the config that says what training has changed of the hub's weights,
+            as `keras_agnews.delta` writes it.
+        delta_sha256: of that file.
     """
 
     file: str
@@ -62,17 +67,30 @@ class Weights:
     dtype: str | None = None
     source: str | None = None
     revision: str | None = None
+    delta: str | None = None
+    delta_sha256: str | None = None
+
+    @property
+    def beside(self) -> str | None:
+        """The file beside the config, where there is one: the weights, or the delta."""
+        return self.file if self.source is None else self.delta
+
+    def put_beside(self, name: str) -> Weights:
+        """The same with another name for the file beside the config."""
+        return dataclasses.replace(self, **{"file" if self.source is None else "delta": name})
 
     def __post_init__(self) -> None:
-        for name in ("file", "sha256", "dtype", "source", "revision"):
-            value = getattr(self, name)
-            if not isinstance(value, str) and not (
-                value is None and name in ("dtype", "source", "revision")
-            ):
+        for name, value in dataclasses.asdict(self).items():
+            if not isinstance(value, str) and (value is not None or name in ("file", "sha256")):
                 raise BundleError(f"weights.{name} must be a string, not {type(value).__name__}")
         _check_file_name(self.file, "weights.file")
-        if self.sha256 and not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise BundleError(f"weights.sha256 is not 64 hexadecimal digits: {self.sha256!r}")
+        for name, value in (("sha256", self.sha256), ("delta_sha256", self.delta_sha256)):
+            if value and not re.fullmatch("[0-9a-f]{64}", value):
+                raise BundleError(f"weights.{name} is not 64 hexadecimal digits: {value!r}")
+        if self.delta is not None:
+            _check_file_name(self.delta, "weights.delta")
+            if self.source is None or not self.delta_sha256 or not self.sha256:
+                raise BundleError("weights.delta needs weights.source, sha256 and delta_sha256")
         if self.dtype is not None and self.dtype not in _DTYPES.values():
             raise BundleError(f"weights.dtype is {self.dtype!r}, not in {list(_DTYPES.values())}")
         if self.source is not None and not re.match("[a-z]+://", self.source):
@@ -298,13 +316,19 @@ def check_weights_file(
     for name, shape in expected.items():
         if shapes[name] != shape:
             raise BundleError(f"{path}: {name} has shape {shapes[name]}, config.json says {shape}")
+    if sha256:
+        check_sha256(path, sha256, f"weights.sha256 in {CONFIG_FILE}")
+
+
+def check_sha256(path: Path, sha256: str, what: str) -> None:
+    """`BundleError` unless the file has that sum; `what` tells in the message who says so."""
     try:
-        found = file_sha256(path) if sha256 else ""
+        found = file_sha256(path)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
     if found != sha256:
         raise BundleError(
-            f"{path}: SHA-256 is {found}, weights.sha256 in config.json says {sha256}: "
+            f"{path}: SHA-256 is {found}, {what} says {sha256}: "
             "the file was swapped or damaged, take it anew"
         )
 
@@ -399,6 +423,7 @@ def write(
     tensors: Mapping[str, np.ndarray],
     dtype: str = "float32",
     card: str | None = None,
+    delta: Mapping[str, np.ndarray] | None = None,
 ) -> Bundle:
     """Write a bundle, so that a crash at any moment leaves the old model or the new one.
 
@@ -409,6 +434,7 @@ def write(
         tensors: name to float32 value, as `bundle.variables()`.
         dtype: `"float32"` or `"float16"`, how the weights are stored.
         card: text of README.md, written where there is none.
+        delta: written in place of the tensors, which it gives with the bundle's own base.
 
     Returns: the bundle as written.
     """
@@ -418,9 +444,15 @@ def write(
 
     def stage(weights: Path, words: Path, scratch: Path) -> Bundle:
         words.write_bytes("".join(f"{word}\n" for word in vocabulary).encode("utf-8"))
-        _save_tensors(stored, weights, scratch)
+        save_tensors(stored if delta is None else dict(delta), weights, scratch)
         shutil.copymode(words, weights)  # the library lets nobody else read its files
-        pin = Weights(file=WEIGHTS_FILE, sha256=file_sha256(weights), dtype=dtype)
+        if delta is None:
+            pin = Weights(file=WEIGHTS_FILE, sha256=file_sha256(weights), dtype=dtype)
+        else:
+            assert bundle.weights is not None
+            pin = dataclasses.replace(
+                bundle.weights, delta=DELTA_FILE, delta_sha256=file_sha256(weights), dtype=None
+            )
         return canonical(dataclasses.replace(bundle, weights=pin))
 
     final = _install(directory, stage)
@@ -444,8 +476,8 @@ def copy(source: Path, directory: Path, origin: dict[str, Any]) -> Bundle:
 
     def stage(weights: Path, words: Path, scratch: Path) -> Bundle:
         shutil.copyfile(source / bundle.vocabulary_file, words)
-        if bundle.weights is not None and bundle.weights.source is None:
-            shutil.copyfile(source / bundle.weights.file, weights)
+        if bundle.weights is not None and bundle.weights.beside:
+            shutil.copyfile(source / bundle.weights.beside, weights)
         return canonical(dataclasses.replace(bundle, source=origin))
 
     return _install(directory, stage)
@@ -454,8 +486,8 @@ def copy(source: Path, directory: Path, origin: dict[str, Any]) -> Bundle:
 def canonical(bundle: Bundle) -> Bundle:
     """The bundle with its files under their usual names."""
     pin = bundle.weights
-    if pin is not None and pin.source is None:
-        pin = dataclasses.replace(pin, file=WEIGHTS_FILE)
+    if pin is not None and pin.beside:
+        pin = pin.put_beside(DELTA_FILE if pin.delta else WEIGHTS_FILE)
     tokenizer = _without(bundle.tokenizer, "vocabulary")
     return dataclasses.replace(bundle, weights=pin, tokenizer=tokenizer)
 
@@ -466,6 +498,9 @@ def check(directory: Path, bundle: Bundle) -> None:
     pin = bundle.weights
     if pin is not None and pin.source is None:
         check_weights_file(directory / pin.file, bundle.variables(), pin.sha256)
+    elif pin is not None and pin.delta:
+        path = directory / pin.delta
+        check_sha256(path, pin.delta_sha256 or "", f"weights.delta_sha256 in {CONFIG_FILE}")
 
 
 def _install(directory: Path, stage: Callable[[Path, Path, Path], Bundle]) -> Bundle:
@@ -485,8 +520,8 @@ def _install(directory: Path, stage: Callable[[Path, Path, Path], Bundle]) -> Bu
         passing = dataclasses.replace(final, tokenizer=final.tokenizer | {"vocabulary": words.name})
         if weights.exists():
             assert final.weights is not None
-            staged.insert(0, (weights, WEIGHTS_FILE))
-            pin = dataclasses.replace(final.weights, file=weights.name)
+            staged.insert(0, (weights, final.weights.beside or ""))
+            pin = final.weights.put_beside(weights.name)
             passing = dataclasses.replace(passing, weights=pin)
         for path, _ in staged:
             _flush(path)
@@ -533,19 +568,28 @@ def _storable(
     return stored
 
 
-def _save_tensors(tensors: dict[str, np.ndarray], path: Path, scratch: Path) -> None:
-    """Write a safetensors file by way of a directory, which goes, or stays if we are killed.
+def save_tensors(
+    tensors: dict[str, np.ndarray],
+    path: Path,
+    scratch: Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file by rename, by way of the directory `scratch`.
 
-    The library writes to a file of a name of its own beside the one it is given.
+    The library writes to a file of a name of its own beside the one it is given: where we are
+    killed, `scratch` stays with all that is left over, and the next write takes it away.
     """
     import safetensors.numpy
 
+    shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
-        safetensors.numpy.save_file(tensors, scratch / path.name, metadata={"format": "np"})
+        about = {"format": "np", **(metadata or {})}
+        safetensors.numpy.save_file(tensors, scratch / path.name, metadata=about)
     except safetensors.SafetensorError as error:
         raise OSError(f"{path}: cannot be written: {error}") from error
     os.replace(scratch / path.name, path)
+    scratch.rmdir()
 
 
 def file_sha256(path: Path) -> str:
@@ -559,7 +603,8 @@ def _named_files(directory: Path) -> set[str]:
         bundle = read(directory)
     except BundleError:
         return set()
-    return {bundle.vocabulary_file, bundle.weights.file if bundle.weights else ""}
+    weights = bundle.weights
+    return {bundle.vocabulary_file, *((weights.file, weights.delta or "") if weights else ())}
 
 
 def _replace_by_copy(path: Path, target: Path) -> None:

@@ -16,9 +16,10 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_agnews import batching, bundle, card, inference
+from keras_agnews import batching, bundle, card, delta, inference
 from keras_agnews.bundle import Bundle
 from keras_agnews.errors import InputError
+from keras_agnews.exporters import huggingface, keras_hub
 from keras_agnews.tokenizers import UNKNOWN, Tokenizer, write_vocabulary
 
 # Texts whose tokens are in memory at a time: enough to sort by length with little waste.
@@ -441,25 +442,70 @@ class TextClassifier(keras.Model):
         finally:
             temporary.unlink(missing_ok=True)
 
-    def save_bundle(self, directory: str | os.PathLike[str], dtype: str = "float32") -> Path:
+    def save_bundle(
+        self,
+        directory: str | os.PathLike[str],
+        dtype: str = "float32",
+        *,
+        base: Iterable[tuple[str, np.ndarray]] | None = None,
+        rank: int = 16,
+    ) -> Path:
         """Write config.json, model.safetensors, vocab.txt and a card, for `load(directory)`.
 
         Args:
             directory: made where it is missing; a model in it is replaced as a whole.
             dtype: `"float32"`, or `"float16"` for half the size.
+            base: name and value of the variables of the pretrained base that the model pins on a
+                hub, as `loading.open_base(...).arrays(...)` gives them: only the difference to it
+                is then written, which `load` applies to the base.
+            rank: of the difference of each kernel.
 
         Returns: the directory.
         """
-        root = Path(directory)
-        arrays = {
-            variable.path: keras.ops.convert_to_numpy(variable.value)
-            for variable in self.model.weights
-        }
-        record = self._description
-        bundle.write(
-            root, record, self.tokenizer.vocabulary, arrays, dtype, card=card.render(record)
-        )
+        root, record = Path(directory), self._description
+        arrays = self._arrays()
+        change = None if base is None else delta.difference(arrays, base, rank)
+        text = card.render(record)
+        bundle.write(root, record, self.tokenizer.vocabulary, arrays, dtype, text, change)
         return root
+
+    def save_hugging_face(self, directory: str | os.PathLike[str]) -> Path:
+        """Write a checkpoint for `transformers.AutoModelForSequenceClassification`.
+
+        With config.json, model.safetensors, and the files of `AutoTokenizer`, whose ids are this
+        model's but for a text that holds the name of a special token, such as "[MASK]".
+
+        Args:
+            directory: made where it is missing.
+
+        Returns: the directory.
+
+        Raises: `InputError` where their BERT and DistilBERT cannot be this model, naming the field.
+        """
+        root = Path(directory)
+        huggingface.write(root, self._description, self.tokenizer, self._arrays())
+        return root
+
+    def save_keras_hub_preset(self, directory: str | os.PathLike[str]) -> Path:
+        """Write a preset for `keras_hub.models.BertTextClassifier.from_preset`.
+
+        KerasHub's BERT has its activation (GELU by tanh), epsilon (1e-12) and pooling (first token)
+        built in, and no names of classes.
+
+        Args:
+            directory: made where it is missing.
+
+        Returns: the directory.
+
+        Raises:
+            InputError: for a model that it cannot be, naming the field.
+            MissingDependencyError: KerasHub is not installed.
+        """
+        keras_hub.write(Path(directory), self._description, self.tokenizer, self._arrays())
+        return Path(directory)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {v.path: keras.ops.convert_to_numpy(v.value) for v in self.model.weights}
 
 
 def check_texts(texts: Any) -> Sequence[str]:

@@ -641,6 +641,12 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
 @click.option("--steps-per-epoch", type=click.IntRange(min=1))
 @click.option("--validation-steps", type=click.IntRange(min=1))
 @click.option("--mixed-precision/--no-mixed-precision", default=None, help="Compute in bfloat16.")
+@click.option(
+    "--delta-rank",
+    type=click.IntRange(min=1),
+    help="Store only what training has changed of the pretrained base, at this rank.",
+)
+@click.option("--base", metavar="DIR", help="The pretrained base, where it is not to be fetched.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1))
 @_backend_option
 def train(
@@ -655,6 +661,7 @@ def train(
     max_length: int | None,
     dtype: str,
     resume: bool,
+    base: str | None,
     **recipe: Any,
 ) -> None:
     """Train a model on AG News or on your own rows, and write it to --output.
@@ -690,6 +697,7 @@ def train(
         weights=None if start == "none" else start,
         labels=None if same_labels else rows.label_names,
         max_length=max_length,
+        base=base,
     )
     rows = _in_label_order(rows, clf)
     if validation is None:
@@ -708,6 +716,7 @@ def train(
             resume=resume,
             progress=terminal,
             dtype=dtype,
+            base=base,
             record={"data": ", ".join(filter(None, (Path(rows.source).name, rows.note)))},
             **recipe,
         )

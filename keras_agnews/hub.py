@@ -433,7 +433,7 @@ def verify(
                     f"{path} has SHA-256 {sum_}, which is not what the Hub has: pull it anew"
                 )
             against.append(who)
-        if own and own.source is None and own.sha256 and name == own.file:
+        if own and name == own.beside and (own.delta or own.sha256):
             against.append("bundle")  # where `bundle.check` has compared it
         found.append(VerifiedFile(name, sum_, tuple(against)))
     return tuple(found)

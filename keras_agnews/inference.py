@@ -44,7 +44,10 @@ def _jax(model: keras.Model) -> Forward:
 def _tensorflow(model: keras.Model) -> Forward:
     import tensorflow as tf
 
-    @tf.function(jit_compile=True, reduce_retracing=False)
+    # Traced once, for any shape; XLA then compiles each shape.
+    signature = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), model.input)
+
+    @tf.function(jit_compile=True, input_signature=[signature])
     def forward(inputs: Any) -> Any:
         return model(inputs, training=False)
 

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from keras_agnews import bundle, hub, registry
+from keras_agnews import bundle, delta, hub, registry
 from keras_agnews.bundle import Bundle
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import BundleError, InputError, NotFoundError
-from keras_agnews.importers import huggingface
+from keras_agnews.importers import huggingface, keras_hub
 from keras_agnews.layers import weights_follow
 from keras_agnews.models import initial_value
 from keras_agnews.tokenizers import Tokenizer
@@ -65,12 +65,37 @@ class BundleCheckpoint:
         return ((name, value) for name, value in stored if name in wanted)
 
 
+@dataclass(frozen=True)
+class DeltaCheckpoint:
+    """A bundle whose weights are those of a pretrained base and what training changed of them."""
+
+    directory: Path
+    description: Bundle
+    tokenizer: Tokenizer
+    base: Checkpoint
+
+    def arrays(self, wanted: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
+        weights, shapes = self.description.weights, self.description.variables()
+        assert weights is not None
+        assert weights.delta is not None
+        path = self.directory / weights.delta
+        for name, shape in wanted.items():
+            if shapes.get(name) != shape:
+                raise BundleError(f"{path}: {name} has shape {shapes.get(name)}, wanted is {shape}")
+        encoder = self.description.config.encoder_variables()
+        delta.check_file(path, shapes, set(shapes) - set(encoder))
+        bundle.check_sha256(path, weights.delta_sha256 or "", "weights.delta_sha256")
+        encoder = {name: shape for name, shape in wanted.items() if name in encoder}
+        return delta.apply(path, self.base.arrays(encoder), wanted)
+
+
 def load(
     source: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] | None = "best",
     labels: Sequence[str] | None = None,
     max_length: int | None = None,
+    base: str | os.PathLike[str] | None = None,
 ) -> TextClassifier:
     """A ready-made text classifier.
 
@@ -82,6 +107,8 @@ def load(
             source, whose encoder (and, where its labels agree, head) is taken.
         labels: other labels than the model's; its head is then new, and a warning says so.
         max_length: cut texts at so many tokens.
+        base: directory that has the pretrained base which the entry pins on a hub; its SHA-256
+            must be the pinned one.
 
     Returns: a compiled `TextClassifier` (AdamW, cross-entropy from logits, accuracy).
 
@@ -99,13 +126,11 @@ def load(
     ```
     """
     origin = open_checkpoint(source)
-    checkpoint = _weights(origin, weights)
+    checkpoint = open_weights(origin, weights, base)
     target, tokenizer = origin.description, origin.tokenizer
     if checkpoint is not None and checkpoint is not origin:
         target = _adopt(target, checkpoint.description)
         tokenizer = checkpoint.tokenizer
-    if weights is None:
-        target = dataclasses.replace(target, temperature=1.0, results=())
     changes: dict[str, Any] = {}
     if labels is not None:
         if isinstance(labels, str):
@@ -131,6 +156,8 @@ def open_checkpoint(
         pooling: of a foreign checkpoint without a head: `"first"`, `"mean"`, or its own.
         **pin: `revision` and `sha256`, as `hub.download` takes them.
     """
+    if isinstance(source, str) and source.startswith(keras_hub.SCHEME):
+        return keras_hub.open_checkpoint(source.removeprefix(keras_hub.SCHEME))
     if isinstance(source, str) and source.startswith(hub.SCHEME):
         directory = hub.download(source, **pin).directory
     else:
@@ -150,24 +177,40 @@ def open_checkpoint(
     return checkpoint
 
 
-def _weights(origin: Checkpoint, weights: str | os.PathLike[str] | None) -> Checkpoint | None:
-    if weights is None:
-        return None
-    pin, pooling = origin.description.weights, getattr(origin.description.config, "pooling", None)
-    on_hub = pin is not None and pin.source is not None
-    if weights == "pretrained" and not on_hub:
+def open_base(description: Bundle, base: str | os.PathLike[str] | None = None) -> Checkpoint:
+    """The pretrained base that a bundle pins on a hub, or the same files from a directory."""
+    pin, pooling = description.weights, getattr(description.config, "pooling", None)
+    if pin is None or pin.source is None:
         raise NotFoundError(
-            f"{origin.description.name} has no pretrained base: weights='best' has what it was "
+            f"{description.name} has no pretrained base: weights='best' has what it was "
             "trained to, weights=None starts from nothing"
         )
-    if weights not in ("best", "pretrained"):
-        return open_checkpoint(weights, pooling)
-    if on_hub:
-        assert pin is not None
-        assert pin.source is not None
+    if base is None:
         sums = {pin.file: pin.sha256}
         return open_checkpoint(pin.source, pooling, revision=pin.revision, sha256=sums)
-    return origin
+    if pin.sha256:
+        bundle.check_sha256(Path(base) / pin.file, pin.sha256, f"the base of {description.name}")
+    return open_checkpoint(base, pooling)
+
+
+def open_weights(
+    origin: Checkpoint,
+    weights: str | os.PathLike[str] | None = "best",
+    base: str | os.PathLike[str] | None = None,
+) -> Checkpoint | None:
+    """What `load(..., weights=, base=)` takes the weights from; `None` for random ones."""
+    pin = origin.description.weights
+    if weights is None:
+        return None
+    if weights not in ("best", "pretrained"):
+        return open_checkpoint(weights, getattr(origin.description.config, "pooling", None))
+    if weights == "best" and (pin is None or pin.source is None):
+        return origin
+    found = open_base(origin.description, base)
+    if weights == "best" and pin is not None and pin.delta is not None:
+        assert isinstance(origin, BundleCheckpoint)
+        return DeltaCheckpoint(origin.directory, origin.description, origin.tokenizer, found)
+    return found
 
 
 def _adopt(target: Bundle, origin: Bundle) -> Bundle:
@@ -188,7 +231,12 @@ def _adopt(target: Bundle, origin: Bundle) -> Bundle:
         target.config, activation=origin.config.activation, epsilon=origin.config.epsilon
     )
     return dataclasses.replace(
-        target, config=config, tokenizer=origin.tokenizer, source=origin.source
+        target,
+        config=config,
+        tokenizer=origin.tokenizer,
+        source=origin.source,
+        temperature=origin.temperature,
+        results=origin.results,
     )
 
 
@@ -197,6 +245,7 @@ def _assemble(
 ) -> TextClassifier:
     if checkpoint is None:
         classifier = TextClassifier(target, tokenizer)
+        classifier.describe(temperature=1.0, results=())
         classifier.compile_default()
         return classifier
     arrays = checkpoint.arrays(_takeable(target, checkpoint.description))
@@ -208,6 +257,7 @@ def _assemble(
         # JAX keeps an aligned array as it is, and with it the file that a value may be a window on.
         variables.pop(name).assign(np.array(value) if aliases else value)
     if variables:
+        classifier.describe(temperature=1.0, results=())  # those were of another head
         for name, variable in variables.items():
             variable.assign(initial_value(target.config, name, tuple(variable.shape)))
         warnings.warn(

@@ -125,8 +125,9 @@ class _Job:
             bundle.CONFIG_FILE: bundle.json_text(self.description.to_dict()).encode(),
             bundle.VOCABULARY_FILE: directory / described.vocabulary_file,
         }
-        if described.weights.source is None:
-            self.files[bundle.WEIGHTS_FILE] = directory / described.weights.file
+        if beside := described.weights.beside:
+            name = bundle.DELTA_FILE if described.weights.delta else bundle.WEIGHTS_FILE
+            self.files[name] = directory / beside
         home = directory.resolve() if hub.origin(directory) is None else Path("/")
         for file in self.files.values():
             if isinstance(file, Path) and not file.resolve().is_relative_to(home):

@@ -608,7 +608,7 @@ class WordPieceTokenizer(Tokenizer):
                 f"{folder / 'tokenizer_config.json'}: do_basic_tokenize=false is not supported"
             )
         options: dict[str, Any] = {}
-        for option, (config_key, section, key) in _CHECKPOINT_OPTIONS.items():
+        for option, (config_key, section, key) in CHECKPOINT_OPTIONS.items():
             if config_key in config:
                 value = config[config_key]
             elif key in _section(whole, section):
@@ -725,7 +725,7 @@ _BERT_CLASSES = (
 # Classes that do what tokenizer.json says.
 _ANY_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # Our option: its key in tokenizer_config.json; its section and key in tokenizer.json.
-_CHECKPOINT_OPTIONS = {
+CHECKPOINT_OPTIONS = {
     "lowercase": ("do_lower_case", "normalizer", "lowercase"),
     "strip_accents": ("strip_accents", "normalizer", "strip_accents"),
     "chinese_characters": ("tokenize_chinese_chars", "normalizer", "handle_chinese_chars"),

@@ -26,7 +26,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_agnews import batching, bundle
+from keras_agnews import batching, bundle, loading
 from keras_agnews.classifier import TextClassifier, check_texts, softmax
 from keras_agnews.errors import InputError, TrainingError
 from keras_agnews.inference import compile_forward
@@ -62,6 +62,8 @@ class Recipe:
         steps_per_epoch: batches an epoch, all where `None`.
         validation_steps: batches of validation, all where `None`.
         mixed_precision: compute in bfloat16, keep the weights in float32.
+        delta_rank: store only what training has changed of the pretrained base, each kernel's
+            change at this rank; the finished model and its figures are then those of that.
     """
 
     recipe: str = "full"
@@ -76,11 +78,18 @@ class Recipe:
     steps_per_epoch: int | None = None
     validation_steps: int | None = None
     mixed_precision: bool = False
+    delta_rank: int | None = None
 
     def __post_init__(self) -> None:
         if self.recipe not in _HEAD_DEFAULTS:
             raise InputError(f"recipe is {self.recipe!r}, not 'full' or 'head'")
-        for name in ("epochs", "batch_size", "steps_per_epoch", "validation_steps"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "steps_per_epoch",
+            "validation_steps",
+            "delta_rank",
+        ):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise InputError(f"{name} must be a positive integer, not {value!r}")
@@ -135,6 +144,7 @@ def finetune(
     progress: bool = True,
     dtype: str = "float32",
     record: dict[str, Any] | None = None,
+    base: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train a classifier by a recipe; it ends with the weights of its best epoch.
@@ -151,6 +161,7 @@ def finetune(
         progress: whether a terminal shows a progress bar with the time left.
         dtype: how the finished bundle stores its weights, `"float32"` or `"float16"`.
         record: what else the bundle's recipe shall say, e.g. the data's name.
+        base: directory of the pretrained base, for `delta_rank`; else it comes from the hub.
         **options: fields of `Recipe` that differ from the entry's.
 
     Returns: a dict of `recipe`, `history` (one dict an epoch, as in `log.csv`), `best_epoch`.
@@ -172,7 +183,7 @@ def finetune(
         for layer, _ in before:
             layer.dtype_policy = "mixed_bfloat16"
         job = (_Head if settings.recipe == "head" else _Full)(classifier, settings, texts, labels)
-        run = _Run(classifier, job, settings, held, output, dtype, record or {})
+        run = _Run(classifier, job, settings, held, output, dtype, record or {}, base)
         return run.go(resume, progress)
     finally:
         classifier.encoder.trainable = trainable
@@ -287,8 +298,14 @@ class _Run:
         output: str | os.PathLike[str] | None,
         dtype: str,
         record: dict[str, Any],
+        base: str | os.PathLike[str] | None,
     ) -> None:
         self.classifier, self.job, self.settings = classifier, job, settings
+        self.base, self.pinned = base, classifier.description
+        if settings.delta_rank is not None:
+            if output is None:
+                raise InputError("delta_rank needs output=, where the difference is stored")
+            self._open_base()  # so that a wrong one is told before the hours, not after
         self.directory = None if output is None else Path(output)
         self.dtype, self.record = dtype, record
         self.history: list[dict[str, Any]] = []
@@ -351,6 +368,8 @@ class _Run:
         self._take_best()
         if self.directory is not None:
             self._write_bundle(self.dtype)
+            if settings.delta_rank is not None:
+                self._keep_difference(settings.delta_rank, validate)
             _draw(self.history, self.directory / CURVES_FILE)
             for name in ("features.npy", "features.count"):
                 (self.directory / name).unlink(missing_ok=True)
@@ -364,14 +383,10 @@ class _Run:
         """Write everything that the run needs to go on, in one rename."""
         if self.directory is None:
             return
-        import safetensors.numpy
-
         state = {"epoch": epoch, "batch": batch, "best": self.best, "history": self.history}
         meta = {"state": json.dumps(state), "identity": json.dumps(self.identity)}
         path = self.directory / CHECKPOINT_FILE
-        temporary = path.with_name(f".{path.name}")
-        safetensors.numpy.save_file(dict(self._state()), temporary, metadata=meta)
-        os.replace(temporary, path)
+        bundle.save_tensors(dict(self._state()), path, path.with_name(f".{path.name}"), meta)
 
     def _state(self) -> Iterator[tuple[str, np.ndarray]]:
         for name, variable in self._variables():
@@ -432,7 +447,7 @@ class _Run:
         return {
             "backend": keras.backend.backend(),
             "model": self.classifier.description.name,
-            **dataclasses.asdict(self.settings),
+            **dataclasses.asdict(dataclasses.replace(self.settings, delta_rank=None)),
             "data": digest.hexdigest()[:16],
         }
 
@@ -467,23 +482,59 @@ class _Run:
     def _take_best(self) -> None:
         if self.best is None:
             return
-        variables = {variable.path: variable for variable in self.classifier.model.weights}
         if self.directory is None:
             assert self.best_weights is not None
-            for variable, value in zip(variables.values(), self.best_weights, strict=True):
+            weights = self.classifier.model.weights
+            for variable, value in zip(weights, self.best_weights, strict=True):
                 variable.assign(value)
             return
-        stored = bundle.read(self.directory)
-        assert stored.weights is not None
-        path = self.directory / stored.weights.file
-        for name, value in bundle.read_weights(path, stored.variables(), stored.weights.sha256):
-            variables[name].assign(value)
+        self._read_back()
+
+    def _read_back(self) -> None:
+        """Take the weights of the bundle in the directory."""
+        assert self.directory is not None
+        variables = {variable.path: variable for variable in self.classifier.model.weights}
+        shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+        checkpoint = loading.open_weights(
+            loading.open_checkpoint(self.directory), "best", self.base
+        )
+        assert checkpoint is not None
+        for name, value in checkpoint.arrays(shapes):
+            variables[name].assign(np.array(value))
+
+    def _open_base(self) -> loading.Checkpoint:
+        return loading.open_base(self.pinned, self.base)
+
+    def _keep_difference(self, rank: int, validate: Callable[[], np.ndarray] | None) -> None:
+        """Store the difference to the base in place of the weights, and measure what that gives."""
+        assert self.directory is not None
+        assert self.best is not None
+        encoder = self.pinned.config.encoder_variables()
+        self.classifier.describe(weights=self.pinned.weights)
+        self.classifier.save_bundle(
+            self.directory, base=self._open_base().arrays(encoder), rank=rank
+        )
+        (self.directory / bundle.WEIGHTS_FILE).unlink(missing_ok=True)
+        self._read_back()
+        self.classifier.describe(results=self._results(self._validated(validate)))
+        stored = dataclasses.replace(
+            bundle.read(self.directory), results=self.classifier.description.results
+        )
+        bundle.write_json(self.directory / bundle.CONFIG_FILE, stored.to_dict())
 
     def _write_bundle(self, dtype: str) -> None:
         assert self.directory is not None
         assert self.best is not None
-        row = self.history[self.best]
-        results = [
+        recipe = dataclasses.asdict(self.settings) | {"rows": len(self.job.dataset.labels)}
+        self.classifier.describe(
+            recipe={**recipe, **self.record},
+            results=self._results(self.history[self.best]),
+            temperature=1.0,
+        )
+        self.classifier.save_bundle(self.directory, dtype)
+
+    def _results(self, row: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+        return tuple(
             {
                 "data": "validation",
                 "rows": len(self.held[1]) if self.held is not None else 0,
@@ -492,12 +543,7 @@ class _Run:
             }
             for name in ("validation_accuracy", "validation_loss")
             if row[name] is not None
-        ]
-        recipe = dataclasses.asdict(self.settings) | {"rows": len(self.job.dataset.labels)}
-        self.classifier.describe(
-            recipe={**recipe, **self.record}, results=tuple(results), temperature=1.0
         )
-        self.classifier.save_bundle(self.directory, dtype)
 
     def _stop_broken(self, epoch: int, batch: int | None) -> None:
         kept = "the weights are those before the run"
@@ -620,8 +666,10 @@ def _progress(wanted: bool, total: int) -> Iterator[Callable[[int, int, str], No
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    disable = not (wanted and console.is_terminal)
-    with Progress(*columns, console=console, disable=disable, refresh_per_second=2) as bar:
+    if not (wanted and console.is_terminal):
+        yield lambda done, epoch, note: None
+        return
+    with Progress(*columns, console=console, refresh_per_second=2) as bar:
         task = bar.add_task("training", total=total, epoch=1, note="")
         yield lambda done, epoch, note: bar.update(task, completed=done, epoch=epoch + 1, note=note)
 
@@ -631,6 +679,11 @@ def _draw(history: list[dict[str, Any]], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
+        warnings.warn(
+            f"{path.name} beside the model needs matplotlib: pip install matplotlib; "
+            f"the figures are in {LOG_FILE}",
+            stacklevel=2,
+        )
         return
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     epochs = [row["epoch"] for row in history]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,23 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(tmp_pat
     assert not (tmp_path / "x" / "config.json").exists()
 
 
+def test_the_curves_are_drawn_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"recipe": "head", "epochs": 2, "batch_size": 8}
+    data = (TEXTS, LABELS)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.warns(UserWarning, match=r"curves\.png .* needs matplotlib: pip install"):
+        keras_agnews.finetune(fresh_model(), data, data, output=tmp_path / "without", **options)
+    assert not (tmp_path / "without" / "curves.png").exists()
+    monkeypatch.undo()
+    pytest.importorskip("matplotlib")
+    keras_agnews.finetune(fresh_model(), data, data, output=tmp_path / "with", **options)
+    picture = (tmp_path / "with" / "curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 5_000
+
+
 def test_what_cannot_be_trained_on_is_said_at_the_start() -> None:
     clf = fresh_model()
     with pytest.raises(TrainingError, match="1 class"):
@@ -281,3 +299,63 @@ def test_a_users_own_fit_with_our_schedule() -> None:
     )
     losses = clf.fit(TEXTS, LABELS, batch_size=8, epochs=10, verbose=0, seed=0).history["loss"]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_the_lessons_small_bert_frozen_then_unfrozen() -> None:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    clf = keras_agnews.load("small-bert-L4", weights=None)
+    data = (TEXTS, LABELS)
+    encoder = [numpy(w.value).copy() for w in clf.encoder.weights]
+    frozen = keras_agnews.finetune(clf, data, data, recipe="head", epochs=3, batch_size=8)
+    for before, weight in zip(encoder, clf.encoder.weights, strict=True):
+        np.testing.assert_array_equal(numpy(weight.value), before)
+    unfrozen = keras_agnews.finetune(
+        clf, data, data, recipe="full", epochs=3, learning_rate=3e-5, warmup=0.1, batch_size=8
+    )
+    assert any(
+        (numpy(weight.value) != before).any()
+        for before, weight in zip(encoder, clf.encoder.weights, strict=True)
+    )
+    losses = [row["validation_loss"] for row in frozen["history"] + unfrozen["history"]]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_the_lessons_bert_base_with_the_encoder_frozen() -> None:
+    import keras
+
+    clf = keras_agnews.load("bert-base", weights=None)
+    assert clf.model.count_params() == 109_485_316
+    clf.encoder.trainable = False
+    assert sum(np.prod(w.shape) for w in clf.trainable_weights) == 3_076
+    clf.compile(
+        keras.optimizers.AdamW(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    texts, labels = TEXTS * 32, LABELS * 32
+    history = clf.fit(
+        texts,
+        labels,
+        batch_size=32,
+        epochs=1,
+        steps_per_epoch=32,
+        validation_data=(texts, labels),
+        validation_steps=2,
+        verbose=0,
+        seed=0,
+    ).history
+    assert np.isfinite([history["loss"][0], history["val_loss"][0]]).all()
+    result = keras_agnews.finetune(
+        clf,
+        (texts, labels),
+        (texts, labels),
+        recipe="head",
+        epochs=1,
+        steps_per_epoch=32,
+        validation_steps=2,
+    )
+    assert np.isfinite(result["history"][0]["validation_loss"])

@@ -1,0 +1,104 @@
+"""A fine-tuned model as its difference to the pretrained base: low-rank, small enough to share.
+
+Fine-tuning moves a kernel by little, and along few directions. What moved is stored as a
+safetensors file that holds for each variable either `NAME/a` and `NAME/b`, whose product is the
+difference, or `NAME`, the difference itself; a variable that the base lacks, such as the head,
+counts as zero there. Source of the idea: Hu et al. 2021, arXiv:2106.09685; here the directions are
+those of the singular value decomposition of a full fine-tune's difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from keras_agnews import bundle
+from keras_agnews.errors import BundleError, InputError
+
+
+def difference(
+    tuned: Mapping[str, np.ndarray], base: Iterable[tuple[str, np.ndarray]], rank: int
+) -> dict[str, np.ndarray]:
+    """The tensors of a delta file, float16.
+
+    Args:
+        tuned: every variable of the model, by name.
+        base: name and value of those that the base has.
+        rank: columns of `NAME/a`; a kernel that so many do not make smaller is stored whole.
+
+    Raises: `InputError` where a difference is not finite in float16.
+    """
+    tensors, left = {}, dict(tuned)
+    for name, value in base:
+        change = left.pop(name).astype(np.float32) - value
+        if change.ndim == 2 and rank * sum(change.shape) < change.size:
+            tensors[f"{name}/a"], tensors[f"{name}/b"] = _factors(change, rank)
+        else:
+            tensors[name] = change
+    tensors |= left
+    with np.errstate(over="ignore"):
+        halves = {n: np.ascontiguousarray(v, np.float16) for n, v in tensors.items()}
+    if bad := [name for name, value in halves.items() if not np.isfinite(value).all()]:
+        raise InputError(f"{bad[0]} is not finite in float16: nothing written")
+    return halves
+
+
+def apply(
+    path: Path, base: Iterable[tuple[str, np.ndarray]], names: Iterable[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and float32 value of each of `names`: the base's value with what a delta file adds."""
+    left = list(names)
+    with bundle.open_safetensors(path) as file:
+        stored = set(file.keys())
+
+        def change(name: str) -> np.ndarray | float:
+            if name in stored:
+                return np.asarray(file.get_tensor(name), np.float32)
+            if f"{name}/a" not in stored:
+                return 0.0
+            a, b = (np.asarray(file.get_tensor(f"{name}/{part}"), np.float32) for part in "ab")
+            return a @ b
+
+        for name, value in base:
+            left.remove(name)
+            yield name, np.asarray(value + change(name), np.float32)
+        for name in left:
+            yield name, np.asarray(change(name), np.float32)
+
+
+def check_file(path: Path, expected: Mapping[str, tuple[int, ...]], whole: Iterable[str]) -> None:
+    """`BundleError` unless a delta file fits the variables `expected` and has those in `whole`."""
+    shapes = bundle.weights_header(path)
+    for name in whole:
+        if name not in shapes:
+            raise BundleError(f"{path}: {name} is missing, and the base does not have it either")
+    for name, shape in shapes.items():
+        target, _, part = name.rpartition("/")
+        if name in expected:
+            fits = shape == expected[name]
+        else:
+            other = shapes.get(f"{target}/{'b' if part == 'a' else 'a'}")
+            if part not in ("a", "b") or target not in expected or other is None:
+                raise BundleError(f"{path}: unexpected tensor {name}")
+            a, b = (shape, other) if part == "a" else (other, shape)
+            rank_fits = len(a) == len(b) == 2 and a[1] == b[0] <= min(a[0], b[1])
+            fits = rank_fits and (a[0], b[1]) == expected[target]
+        if not fits:
+            raise BundleError(
+                f"{path}: {name} has shape {shape}, which does not fit what config.json says"
+            )
+
+
+def _factors(change: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """`a (m, rank)` and `b (rank, n)`, whose product is nearest to `change`."""
+    tall = change if change.shape[0] >= change.shape[1] else change.T
+    # The singular vectors of the short side, without decomposing the long one.
+    _, vectors = np.linalg.eigh(tall.T.astype(np.float64) @ tall)
+    right = vectors[:, -rank:]
+    left = tall @ right
+    scale = np.sqrt(np.linalg.norm(left, axis=0))  # the same for both, so that float16 holds both
+    scale[scale == 0] = 1
+    a, b = left / scale, (right * scale).T
+    return (a, b) if tall is change else (b.T, a.T)

@@ -1,0 +1,1 @@
+"""Our weights as other libraries keep them; the tables are the importers'."""

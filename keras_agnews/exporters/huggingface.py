@@ -1,0 +1,131 @@
+"""A classifier as a Hugging Face checkpoint, by the importer's table read the other way."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_agnews import bundle
+from keras_agnews.bundle import Bundle
+from keras_agnews.configs import BertConfig
+from keras_agnews.errors import InputError
+from keras_agnews.importers.huggingface import BERT, CONFIG_FILE, DISTILBERT, WEIGHTS_FILE, Family
+from keras_agnews.tokenizers import CHECKPOINT_OPTIONS, WordPieceTokenizer, write_vocabulary
+
+# What each of their classes is, whatever its config says.
+_NEEDED: dict[str, dict[str, Any]] = {
+    "bert": {"embedding_norm": True, "pooler": True, "pooling": "first", "head_size": 0},
+    "distilbert": {"embedding_norm": True, "pooling": "first", **DISTILBERT.fixed},
+}
+_ACTIVATIONS = {"gelu_tanh": "gelu_new"}  # the others have one name
+
+
+def write(
+    directory: Path, description: Bundle, tokenizer: Any, arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Write config.json, model.safetensors and the tokenizer's files.
+
+    Args:
+        directory: made where it is missing.
+        description: of the classifier. Its temperature goes into the head, since a checkpoint has
+            no place for it: the softmax of the logits is then what `predict` gives.
+        tokenizer: the classifier's.
+        arrays: every variable, float32, by name.
+
+    Raises:
+        InputError: a BERT or DistilBERT classifier of theirs cannot be this model; the message
+            names the field.
+    """
+    family = _family(description, tokenizer)
+    config = _config(description, family, tokenizer)
+    tensors = {}
+    for row in family.rows:
+        for i in range(description.config.layers if "{i}" in row.theirs else 1):
+            value = arrays[row.ours.format(i=i)]
+            if row.ours.startswith("logits/"):
+                value = value / np.float32(description.temperature)
+            name = row.theirs.format(i=i)
+            prefix = "" if row.ours.startswith(("logits/", "head")) else f"{family.model_type}."
+            tensors[prefix + name] = np.ascontiguousarray(value.T if row.transposed else value)
+    directory.mkdir(parents=True, exist_ok=True)
+    bundle.save_tensors(tensors, directory / WEIGHTS_FILE, directory / ".scratch", {"format": "pt"})
+    write_vocabulary(directory / "vocab.txt", tokenizer.vocabulary)
+    shutil.copymode(directory / "vocab.txt", directory / WEIGHTS_FILE)
+    _tokenizer_json(tokenizer, directory / "tokenizer.json")
+    names = {theirs: getattr(tokenizer, ours) for ours, (theirs, *_) in CHECKPOINT_OPTIONS.items()}
+    names |= {"tokenizer_class": "BertTokenizer", "model_max_length": description.max_length}
+    bundle.write_json(directory / "tokenizer_config.json", names)
+    bundle.write_json(directory / CONFIG_FILE, config)
+
+
+def _family(description: Bundle, tokenizer: Any) -> Family:
+    config = description.config
+    if not isinstance(tokenizer, WordPieceTokenizer) or not isinstance(config, BertConfig):
+        raise InputError(
+            f"{description.name} is no BERT (builder {description.builder!r}, tokenizer.kind "
+            f"{getattr(tokenizer, 'kind', None)!r}): Hugging Face has no class for it"
+        )
+    family = BERT if config.type_vocabulary_size else DISTILBERT
+    needed = dict(_NEEDED[family.model_type])
+    if family is DISTILBERT:
+        needed["head_size"] = config.hidden_size
+    needed["key_size"] = None
+    for field, value in needed.items():
+        found = getattr(config, field)
+        same = found == value or (field == "key_size" and config.head_width * config.heads
+                                  == config.hidden_size)  # fmt: skip
+        if not same:
+            raise InputError(
+                f"config.{field} of {description.name} is {found!r}, and a "
+                f"{family.title}ForSequenceClassification has {value!r}: it cannot be this model"
+            )
+    return family
+
+
+def _config(description: Bundle, family: Family, tokenizer: Any) -> dict[str, Any]:
+    ours = description.config
+    values = {theirs: getattr(ours, name) for name, theirs in family.fields.items()}
+    activation = family.fields["activation"]
+    values[activation] = _ACTIVATIONS.get(ours.activation, ours.activation)
+    return {
+        "architectures": [f"{family.title}ForSequenceClassification"],
+        "model_type": family.model_type,
+        **values,
+        "pad_token_id": 0,
+        "problem_type": "single_label_classification",
+        "id2label": {str(i): label for i, label in enumerate(description.labels)},
+        "label2id": {label: i for i, label in enumerate(description.labels)},
+    }
+
+
+def _tokenizer_json(tokenizer: WordPieceTokenizer, path: Path) -> None:
+    """As their fast tokenizers keep it, made by the library that reads it."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    ids = {token: i for i, token in enumerate(tokenizer.vocabulary)}
+    whole = Tokenizer(
+        models.WordPiece(
+            vocab=ids,
+            unk_token=tokenizer.unknown,
+            max_input_chars_per_word=tokenizer.max_word_characters,
+        )
+    )
+    whole.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=tokenizer.chinese_characters,
+        strip_accents=tokenizer.strip_accents,
+        lowercase=tokenizer.lowercase,
+    )
+    whole.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    start, separator = tokenizer.start, tokenizer.separator
+    whole.post_processor = processors.BertProcessing(
+        (separator, ids[separator]), (start, ids[start])
+    )
+    whole.decoder = decoders.WordPiece()
+    special = (tokenizer.padding, tokenizer.unknown, start, separator)
+    whole.add_special_tokens(list(dict.fromkeys(special)))
+    whole.save(str(path))

@@ -1,0 +1,213 @@
+"""A model as the difference to its pinned base: numbers first, then through `load`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference_bert as oracle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+import keras_agnews
+from keras_agnews import BundleError, InputError, bundle, delta
+
+TEXTS = ["good news for all", "the match was lost", ""]
+
+
+def written(tensors: dict[str, np.ndarray], directory: Path) -> Path:
+    path = directory / "delta.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4), st.floats(1e-6, 10))
+def test_a_low_rank_change_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, columns: int, rank: int, size: float
+) -> None:
+    rng = np.random.default_rng(rows * columns)
+    base = rng.normal(size=(rows, columns)).astype(np.float32)
+    change = size * rng.normal(size=(rows, rank)) @ rng.normal(size=(rank, columns))
+    tuned = {"kernel": (base + change).astype(np.float32), "head": np.ones(3, np.float32)}
+    tensors = delta.difference(tuned, [("kernel", base)], rank)
+    path = written(tensors, tmp_path_factory.mktemp("delta"))
+    delta.check_file(path, {"kernel": base.shape, "head": (3,)}, ["head"])
+    found = dict(delta.apply(path, [("kernel", base)], tuned))
+    largest = np.abs(change).max()
+    np.testing.assert_allclose(found["kernel"], tuned["kernel"], atol=4e-3 * largest + 1e-6)
+    np.testing.assert_array_equal(found["head"], tuned["head"])
+    assert sum(t.size for t in tensors.values()) <= base.size + 3
+
+
+def test_factors_are_the_nearest_of_their_rank() -> None:
+    change = np.random.default_rng(0).normal(size=(300, 40)).astype(np.float32)
+    for matrix in (change, change.T):
+        tensors = delta.difference({"k": matrix}, [("k", np.zeros_like(matrix))], 5)
+        u, s, v = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+        nearest = (u[:, :5] * s[:5]) @ v[:5]
+        product = tensors["k/a"].astype(np.float64) @ tensors["k/b"].astype(np.float64)
+        np.testing.assert_allclose(product, nearest, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "fault"),
+    [
+        ("other", (4, 6), "unexpected tensor other"),
+        ("kernel/c", (4, 2), "unexpected tensor kernel/c"),
+        ("kernel/a", (4, 2), "unexpected tensor kernel/a"),
+        ("kernel", (4, 5), r"kernel has shape \(4, 5\)"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(
+    tmp_path: Path, name: str, shape: tuple[int, ...], fault: str
+) -> None:
+    path = written({name: np.zeros(shape, np.float16), "head": np.zeros(2, np.float16)}, tmp_path)
+    with pytest.raises(BundleError, match=fault):
+        delta.check_file(path, {"kernel": (4, 6), "head": (2,)}, ["head"])
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((4, 2), (3, 6)), ((4, 9), (9, 6)), ((5, 2), (2, 6)), ((4,), (6,))]
+)
+def test_factors_that_do_not_fit_are_refused(
+    tmp_path: Path, a: tuple[int, ...], b: tuple[int, ...]
+) -> None:
+    tensors = {"kernel/a": np.zeros(a, np.float16), "kernel/b": np.zeros(b, np.float16)}
+    with pytest.raises(BundleError, match=r"kernel/[ab] has shape"):
+        delta.check_file(written(tensors, tmp_path), {"kernel": (4, 6)}, [])
+
+
+def test_a_head_that_nobody_has_and_values_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = written({"kernel": np.zeros((4, 6), np.float16)}, tmp_path)
+    with pytest.raises(BundleError, match="head is missing"):
+        delta.check_file(path, {"kernel": (4, 6), "head": (2,)}, ["head"])
+    with pytest.raises(InputError, match="head is not finite in float16"):
+        delta.difference({"head": np.array([1e9], np.float32)}, [], 4)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> tuple[Any, Path, Path]:
+    """A classifier trained away from a pinned base, that base, and the bundle written of it."""
+    import keras
+
+    from keras_agnews.loading import open_base
+
+    config = oracle.bert_config()
+    base = oracle.checkpoint(tmp_path / "base", config, oracle.random_tensors(config, 1))
+    classifier = keras_agnews.load(base)
+    pin = bundle.Weights(
+        file="model.safetensors",
+        sha256=bundle.file_sha256(base / "model.safetensors"),
+        source="hf://somebody/base",
+        revision="a" * 40,
+    )
+    figures = ({"metric": "accuracy", "value": 0.9},)
+    classifier.describe(weights=pin, temperature=1.5, results=figures)
+    rng = np.random.default_rng(0)
+    for variable in classifier.model.weights:
+        value = keras.ops.convert_to_numpy(variable.value)
+        if value.ndim == 2:
+            change = rng.normal(size=(value.shape[0], 2)) @ rng.normal(size=(2, value.shape[1]))
+            variable.assign((value + 0.1 * change).astype("float32"))
+        else:
+            variable.assign(value + 0.1)
+    checkpoint = open_base(classifier.description, base)
+    encoder = classifier.description.config.encoder_variables()
+    target = tmp_path / "model"
+    classifier.save_bundle(target, base=checkpoint.arrays(encoder), rank=2)
+    return classifier, base, target
+
+
+@pytest.mark.backend
+def test_load_applies_the_difference_to_the_base(model: tuple[Any, Path, Path]) -> None:
+    classifier, base, target = model
+    loaded = keras_agnews.load(target, base=base)
+    np.testing.assert_allclose(loaded.predict(TEXTS), classifier.predict(TEXTS), atol=3e-3)
+    assert np.abs(keras_agnews.load(base).predict(TEXTS) - loaded.predict(TEXTS)).max() > 0.05
+    assert loaded.temperature == 1.5
+    assert loaded.description.results == classifier.description.results
+    assert not (target / "model.safetensors").exists()
+    # Written over, the bundle is of the new weights; what it had before is gone.
+    loaded.save_bundle(target)
+    np.testing.assert_allclose(keras_agnews.load(target).predict(TEXTS), loaded.predict(TEXTS))
+
+
+@pytest.mark.backend
+def test_the_base_alone_has_none_of_the_change(model: tuple[Any, Path, Path]) -> None:
+    _, base, target = model
+    loaded = keras_agnews.load(target, weights="pretrained", base=base)
+    np.testing.assert_array_equal(loaded.predict(TEXTS), keras_agnews.load(base).predict(TEXTS))
+    assert loaded.temperature == 1
+    assert loaded.description.results == ()
+    with pytest.warns(UserWarning, match="new and untrained"):
+        loaded = keras_agnews.load(target, base=base, labels=["a", "b"])
+    assert loaded.temperature == 1
+    assert loaded.description.results == ()
+
+
+@pytest.mark.backend
+def test_another_base_or_a_damaged_difference_is_refused(model: tuple[Any, Path, Path]) -> None:
+    _, base, target = model
+    weights = bundle.read(target).weights
+    assert weights is not None
+    tensors = load_file(base / "model.safetensors")
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name] + 1}, base / "model.safetensors")
+    with pytest.raises(BundleError, match=r"the base of .* says"):
+        keras_agnews.load(target, base=base)
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    keras_agnews.load(target, base=base)
+    path = target / str(weights.delta)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"weights\.delta_sha256"):
+        keras_agnews.load(target, base=base)
+    path.unlink()
+    with pytest.raises(BundleError, match="no such file"):
+        keras_agnews.load(target, base=base)
+
+
+def test_a_pin_without_its_sums_is_refused() -> None:
+    pin = {"file": "x", "source": "hf://a/b", "sha256": "0" * 64}
+    with pytest.raises(BundleError, match="delta needs"):
+        bundle.Weights(**pin, delta="d.safetensors")
+    with pytest.raises(BundleError, match="file name"):
+        bundle.Weights(**pin, delta="../d", delta_sha256="0" * 64)
+    pinned = bundle.Weights(**pin, delta="d.safetensors", delta_sha256="0" * 64)
+    assert dataclasses.replace(pinned, delta=None, delta_sha256=None).source == "hf://a/b"
+
+
+@pytest.mark.backend
+def test_a_run_ends_with_the_model_that_it_stored(
+    model: tuple[Any, Path, Path], tmp_path: Path
+) -> None:
+    _, base, target = model
+    classifier = keras_agnews.load(target, weights="pretrained", base=base)
+    rows = (TEXTS * 6, [0, 1, 2] * 6)
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 6, "learning_rate": 1e-3}
+    options |= {"output": tmp_path / "run", "base": base}
+    options["base"] = target
+    with pytest.raises(BundleError, match="No such file"):
+        keras_agnews.finetune(classifier, rows, rows, delta_rank=3, **options)
+    options["base"] = base
+    before = classifier.predict(TEXTS)
+    keras_agnews.finetune(classifier, rows, rows, delta_rank=3, **options)
+    after = classifier.predict(TEXTS)
+    assert np.abs(after - before).max() > 1e-3
+    loaded = keras_agnews.load(tmp_path / "run", base=base)
+    np.testing.assert_array_equal(loaded.predict(TEXTS), after)
+    assert loaded.description.recipe["delta_rank"] == 3
+    figures = {row["metric"]: row["value"] for row in loaded.description.results}
+    np.testing.assert_allclose(
+        figures["loss"], -np.log(after[np.arange(3), np.arange(3)]).mean(), rtol=1e-4
+    )
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    # Resumed with another rank, the finished run is only stored anew.
+    keras_agnews.finetune(classifier, rows, rows, delta_rank=2, resume=True, **options)
+    np.testing.assert_allclose(classifier.predict(TEXTS), after, atol=0.05)

@@ -1,0 +1,87 @@
+"""Our weights as a Hugging Face checkpoint: what transformers makes of it, and our own importer."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference_bert as oracle
+from conftest import HARD_TEXTS, SENTENCES
+from safetensors.numpy import load_file
+
+import keras_agnews
+from keras_agnews import InputError
+
+pytestmark = pytest.mark.backend
+
+CONFIGS = {"bert": oracle.bert_config, "distilbert": oracle.distilbert_config}
+TEXTS = [text for text, _ in SENTENCES]
+# Their tokenizer takes the name of a special token in a text for the token.
+PLAIN_TEXTS = TEXTS + [text for text in HARD_TEXTS if "[MASK]" not in text and "\ud800" not in text]
+
+
+@pytest.fixture(params=["bert", "distilbert"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Path, Path]:
+    """A classifier, the checkpoint that it was imported from, and the one that it wrote."""
+    config = CONFIGS[request.param](
+        **{"activation" if request.param != "bert" else "hidden_act": "gelu_new"}
+    )
+    source = oracle.checkpoint(tmp_path / "source", config, oracle.random_tensors(config, 3))
+    classifier = keras_agnews.load(source)
+    return classifier, source, classifier.save_hugging_face(tmp_path / "written")
+
+
+def test_what_was_read_is_written(pair: tuple[Any, Path, Path]) -> None:
+    classifier, source, written = pair
+    before, after = (load_file(path / "model.safetensors") for path in (source, written))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+    again = keras_agnews.load(written)
+    assert again.labels == classifier.labels
+    assert again.description.config == classifier.description.config
+    np.testing.assert_array_equal(again.predict(TEXTS), classifier.predict(TEXTS))
+
+
+def test_the_temperature_goes_into_the_head(pair: tuple[Any, Path, Path]) -> None:
+    classifier, source, _ = pair
+    classifier.temperature = 2.5
+    again = keras_agnews.load(classifier.save_hugging_face(source.parent / "cooled"))
+    assert again.temperature == 1
+    np.testing.assert_allclose(again.predict(TEXTS), classifier.predict(TEXTS), atol=1e-6)
+
+
+def test_transformers_gives_the_same_ids_and_logits(pair: tuple[Any, Path, Path]) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    classifier, _, written = pair
+    tokenizer = transformers.AutoTokenizer.from_pretrained(written)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(written).eval()
+    assert model.config.id2label == dict(enumerate(classifier.labels))
+    for text in PLAIN_TEXTS:
+        theirs = tokenizer(text, truncation=True, max_length=classifier.max_length)["input_ids"]
+        assert theirs == classifier.tokenizer.encode(text), text
+        with torch.no_grad():
+            expected = model(torch.tensor([theirs])).logits.softmax(-1).numpy()
+        np.testing.assert_allclose(classifier.predict(text), expected, atol=1e-4)
+
+
+def test_what_they_cannot_be_is_refused_by_its_field(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"tokenizer\.kind 'words'"):
+        keras_agnews.load("tiny-transformer").save_hugging_face(tmp_path / "tiny")
+    config = oracle.bert_config()
+    source = oracle.checkpoint(tmp_path / "source", config, oracle.random_tensors(config, 3))
+    (source / "1_Pooling").mkdir()
+    (source / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    tensors = load_file(source / "model.safetensors")
+    kept = {n: v for n, v in tensors.items() if not n.startswith("classifier")}
+    oracle.checkpoint(source, config, kept)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        classifier = keras_agnews.load(source)
+    with pytest.raises(InputError, match=r"config\.pool\w+ of source is"):
+        classifier.save_hugging_face(tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
