@@ -284,6 +284,28 @@ def test_files_get_their_usual_names(
     assert there == FILES | {".gitattributes"}
 
 
+def test_a_difference_to_a_pinned_base(
+    machine: HubClient, name: str, server: HubServer, tmp_path: Path
+) -> None:
+    description, words, tensors = model()
+    pin = bundle.Weights(
+        file="model.safetensors", sha256="a" * 64, source="hf://user/base", revision="b" * 40
+    )
+    description = dataclasses.replace(description, weights=pin, source=None)
+    change = {"logits/kernel": tensors["logits/kernel"]}
+    bundle.write(tmp_path / "model", description, words, tensors, delta=change)
+    pushed = machine("push", tmp_path / "model", name)
+    assert set(pushed["files"]) == FILES - {"model.safetensors"} | {"delta.safetensors"}
+    machine("pull", f"hf://{name}", local_dir=tmp_path / "mine")
+    written = bundle.read(tmp_path / "model")
+    assert dataclasses.replace(bundle.read(tmp_path / "mine"), source=None) == written
+    against = {f["name"]: f["against"] for f in machine("verify", tmp_path / "mine")}
+    assert against["delta.safetensors"] == ["hub", "bundle"]
+    damage(tmp_path / "mine" / "delta.safetensors")
+    with pytest.raises(CallError, match="delta_sha256"):
+        machine("verify", tmp_path / "mine")
+
+
 def test_thirty_megabytes(server: HubServer, machine: HubClient, name: str, tmp_path: Path) -> None:
     words = ("", "[UNK]", *(f"word{i}" for i in range(9_998)))
     config = TransformerConfig(vocabulary_size=10_000, max_positions=8, hidden_size=768, key_size=2)
@@ -630,7 +652,7 @@ def test_no_token_in_a_message(
 ) -> None:
     machine("push", written(0), name)
     log = machine.home.with_suffix(".log")
-    for request in ("GET .*/revision/", "POST .*/objects/batch", "PUT ", "POST .*/commit/"):
+    for request in ("GET .*/revision/", "PUT ", "POST .*/commit/"):
         server.failures.clear()
         server.fail(request, "echo", FOR_EVER)
         with pytest.raises(CallError) as caught:
