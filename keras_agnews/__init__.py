@@ -38,8 +38,11 @@ _PUBLIC = {
         "MissingDependencyError",
         "NotFoundError",
         "TrainingError",
+        "UploadError",
     ),
+    "hub": ("pull", "verify"),
     "loading": ("load",),
+    "publishing": ("push",),
     "registry": ("list_models", "register"),
     "schedules": ("WarmupLinearDecay",),
     "training": ("finetune",),
@@ -59,12 +62,16 @@ __all__ = [
     "Prediction",
     "TextClassifier",
     "TrainingError",
+    "UploadError",
     "WarmupLinearDecay",
     "__version__",
     "finetune",
     "list_models",
     "load",
+    "pull",
+    "push",
     "register",
+    "verify",
 ]
 
 if TYPE_CHECKING:
@@ -78,8 +85,11 @@ if TYPE_CHECKING:
         MissingDependencyError,
         NotFoundError,
         TrainingError,
+        UploadError,
     )
+    from keras_agnews.hub import pull, verify
     from keras_agnews.loading import load
+    from keras_agnews.publishing import push
     from keras_agnews.registry import list_models, register
     from keras_agnews.schedules import WarmupLinearDecay
     from keras_agnews.training import finetune

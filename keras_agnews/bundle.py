@@ -70,6 +70,15 @@ class Weights:
     delta: str | None = None
     delta_sha256: str | None = None
 
+    @property
+    def beside(self) -> str | None:
+        """The file beside the config, where there is one: the weights, or the delta."""
+        return self.file if self.source is None else self.delta
+
+    def put_beside(self, name: str) -> Weights:
+        """The same with another name for the file beside the config."""
+        return dataclasses.replace(self, **{"file" if self.source is None else "delta": name})
+
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if not isinstance(value, str) and (value is not None or name in ("file", "sha256")):
@@ -431,43 +440,97 @@ def write(
     """
     if dtype not in ("float32", "float16"):
         raise InputError(f"dtype is {dtype!r}, not 'float32' or 'float16'")
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory} is a file: give another output directory")
     stored = _storable(bundle, vocabulary, tensors, dtype)
-    name = WEIGHTS_FILE if delta is None else DELTA_FILE
-    directory.mkdir(parents=True, exist_ok=True)
-    token = f".{uuid.uuid4().hex[:8]}"
-    weights, words = directory / (token + name), directory / (token + VOCABULARY_FILE)
-    try:
+
+    def stage(weights: Path, words: Path, scratch: Path) -> Bundle:
         words.write_bytes("".join(f"{word}\n" for word in vocabulary).encode("utf-8"))
-        content = stored if delta is None else dict(delta)
-        save_tensors(content, weights, scratch=directory / f"{token}scratch")
+        save_tensors(stored if delta is None else dict(delta), weights, scratch)
         shutil.copymode(words, weights)  # the library lets nobody else read its files
-        for path in (weights, words):
-            _flush(path)
         if delta is None:
-            pin = Weights(file=name, sha256=file_sha256(weights), dtype=dtype)
+            pin = Weights(file=WEIGHTS_FILE, sha256=file_sha256(weights), dtype=dtype)
         else:
             assert bundle.weights is not None
             pin = dataclasses.replace(
-                bundle.weights, delta=name, delta_sha256=file_sha256(weights), dtype=None
+                bundle.weights, delta=DELTA_FILE, delta_sha256=file_sha256(weights), dtype=None
             )
-        final = dataclasses.replace(
-            bundle, weights=pin, tokenizer=_without(bundle.tokenizer, "vocabulary")
-        )
+        return canonical(dataclasses.replace(bundle, weights=pin))
+
+    final = _install(directory, stage)
+    if card is not None and not (directory / CARD_FILE).exists():
+        _write_text(directory / CARD_FILE, card)
+    return final
+
+
+def copy(source: Path, directory: Path, origin: dict[str, Any]) -> Bundle:
+    """Copy a whole bundle, as `write` writes one: a crash leaves the old model or the new one.
+
+    Args:
+        source: the bundle's directory.
+        directory: made where it is missing; a bundle in it is replaced, other files stay.
+        origin: the copy's `source`.
+
+    Returns: the bundle as written.
+    """
+    bundle = read(source)
+    check(source, bundle)
+
+    def stage(weights: Path, words: Path, scratch: Path) -> Bundle:
+        shutil.copyfile(source / bundle.vocabulary_file, words)
+        if bundle.weights is not None and bundle.weights.beside:
+            shutil.copyfile(source / bundle.weights.beside, weights)
+        return canonical(dataclasses.replace(bundle, source=origin))
+
+    return _install(directory, stage)
+
+
+def canonical(bundle: Bundle) -> Bundle:
+    """The bundle with its files under their usual names."""
+    pin = bundle.weights
+    if pin is not None and pin.beside:
+        pin = pin.put_beside(DELTA_FILE if pin.delta else WEIGHTS_FILE)
+    tokenizer = _without(bundle.tokenizer, "vocabulary")
+    return dataclasses.replace(bundle, weights=pin, tokenizer=tokenizer)
+
+
+def check(directory: Path, bundle: Bundle) -> None:
+    """`BundleError` unless vocabulary and weights are what `config.json` says; needs no backend."""
+    read_tokenizer(directory, bundle)
+    pin = bundle.weights
+    if pin is not None and pin.source is None:
+        check_weights_file(directory / pin.file, bundle.variables(), pin.sha256)
+    elif pin is not None and pin.delta:
+        path = directory / pin.delta
+        check_sha256(path, pin.delta_sha256 or "", f"weights.delta_sha256 in {CONFIG_FILE}")
+
+
+def _install(directory: Path, stage: Callable[[Path, Path, Path], Bundle]) -> Bundle:
+    """Put new files in the place of old ones, in an order that a crash may break off anywhere.
+
+    `stage` writes the weights, if it has any, and the vocabulary to the paths that it is given,
+    by way of a third, and returns what config.json will say.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file: give another output directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    token = f".{uuid.uuid4().hex[:8]}"
+    weights, words = directory / (token + WEIGHTS_FILE), directory / (token + VOCABULARY_FILE)
+    try:
+        final = stage(weights, words, directory / f"{token}scratch")
+        staged = [(words, VOCABULARY_FILE)]
+        passing = dataclasses.replace(final, tokenizer=final.tokenizer | {"vocabulary": words.name})
+        if weights.exists():
+            assert final.weights is not None
+            staged.insert(0, (weights, final.weights.beside or ""))
+            pin = final.weights.put_beside(weights.name)
+            passing = dataclasses.replace(passing, weights=pin)
+        for path, _ in staged:
+            _flush(path)
         if (directory / CONFIG_FILE).exists():
             # The rename of config.json commits: until then it names the old files, from then on
             # the new ones under their passing names, which become the usual ones after it.
-            passing = dataclasses.replace(
-                final,
-                weights=dataclasses.replace(
-                    pin, **{"file" if delta is None else "delta": weights.name}
-                ),
-                tokenizer=final.tokenizer | {"vocabulary": words.name},
-            )
             write_json(directory / CONFIG_FILE, passing.to_dict())
-        for path, final_name in ((weights, name), (words, VOCABULARY_FILE)):
-            _replace_by_copy(path, directory / final_name)
+        for path, name in staged:
+            _replace_by_copy(path, directory / name)
         write_json(directory / CONFIG_FILE, final.to_dict())
     finally:
         # Ours, and what an earlier write that was killed may have left.
@@ -479,8 +542,6 @@ def write(
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-    if card is not None and not (directory / CARD_FILE).exists():
-        _write_text(directory / CARD_FILE, card)
     return final
 
 
@@ -558,7 +619,12 @@ def _replace_by_copy(path: Path, target: Path) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a JSON file by rename: a crash leaves the old one or the new one."""
-    _write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    _write_text(path, json_text(values))
+
+
+def json_text(values: Any) -> str:
+    """A JSON file as this package writes it."""
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_agnews import batching, bundle, delta, exporting, inference
+from keras_agnews import batching, bundle, card, delta, exporting, inference
 from keras_agnews.bundle import Bundle
 from keras_agnews.errors import InputError
 from keras_agnews.exporters import huggingface, keras_hub
@@ -465,7 +465,8 @@ class TextClassifier(keras.Model):
         root, record = Path(directory), self._description
         arrays = self._arrays()
         change = None if base is None else delta.difference(arrays, base, rank)
-        bundle.write(root, record, self.tokenizer.vocabulary, arrays, dtype, _card(record), change)
+        text = card.render(record)
+        bundle.write(root, record, self.tokenizer.vocabulary, arrays, dtype, text, change)
         return root
 
     def save_hugging_face(self, directory: str | os.PathLike[str]) -> Path:
@@ -571,14 +572,3 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
     probabilities: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
     return probabilities
-
-
-def _card(description: Bundle) -> str:
-    labels = ", ".join(description.labels)
-    return (
-        f"---\nlibrary_name: keras_agnews\ntags: [keras, text-classification]\n---\n\n"
-        f"# {description.name}\n\nA text classifier with {description.parameters:,} parameters "
-        f"for the labels {labels}.\n\n"
-        "    import keras_agnews\n"
-        '    clf = keras_agnews.load("PATH OF THIS DIRECTORY")\n'
-    )

@@ -247,10 +247,13 @@ def _digits(score: float) -> float:
 
 
 @commands.command("list")
-@click.argument("pattern", default="*")
+@click.argument("pattern", default="*", metavar="[PATTERN | hf://USER]")
 @_format_option
 def list_(pattern: str, form: str) -> None:
-    """List the models whose name matches PATTERN, e.g. '*bert*'."""
+    """List the models whose name matches PATTERN, e.g. '*bert*', or a user's on the Hub."""
+    if pattern.startswith("hf://"):
+        _list_hub(pattern, form)
+        return
     rows = [_summary(name) for name in registry.list_models(pattern)]
     if form == "json":
         _print_json(rows)
@@ -268,6 +271,29 @@ def list_(pattern: str, form: str) -> None:
                     "" if row["accuracy"] is None else f"{row['accuracy']:.1%}",
                     row["size"],
                     row["weights"],
+                )
+                for row in rows
+            ],
+        )
+
+
+def _list_hub(address: str, form: str) -> None:
+    from keras_agnews import hub
+
+    rows = hub.list_bundles(address)
+    if form == "json":
+        _print_json(rows)
+    elif not rows:
+        raise NotFoundError(f"{address} shows no bundle; HF_TOKEN shows private ones")
+    else:
+        _print_table(
+            {"name": "<", "accuracy": ">", "seen by": "<", "revision": "<"},
+            [
+                (
+                    row["name"],
+                    "" if row["accuracy"] is None else f"{row['accuracy']:.1%}",
+                    "you" if row["private"] else "all",
+                    row["revision"] or "",
                 )
                 for row in rows
             ],
@@ -315,6 +341,10 @@ def _bytes(directory: Path, description: Bundle) -> int | None:
 def _size(directory: Path, description: Bundle) -> str:
     if (count := _bytes(directory, description)) is None:
         return "" if description.weights is None else "on the Hub"
+    return _human(count)
+
+
+def _human(count: int) -> str:
     value, unit = float(count), "B"
     for larger in ("kB", "MB", "GB"):
         if value >= 1000:
@@ -366,6 +396,68 @@ def info(name: str, form: str) -> None:
     _print_pairs(shown)
 
 
+# The Hub.
+
+_revision_option = click.option("--revision", metavar="COMMIT|BRANCH|TAG")
+
+
+@commands.command()
+@click.argument("model", metavar="NAME_OR_PATH")
+@click.argument("repository", metavar="USER/NAME")
+@click.option("--private/--public", default=None, help="Who sees a new repository.")
+@click.option("--revision", metavar="BRANCH", help="Instead of main; made where it is missing.")
+@click.option("--create-pr", is_flag=True, help="Propose it in a pull request.")
+@click.option("--message", "commit_message", metavar="TEXT", help="The commit's title.")
+@click.option("--tag", metavar="NAME", help="A name for the commit, e.g. v1.0.")
+@click.option("--license", metavar="ID", help="For the card, e.g. mit.")
+@click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
+@_format_option
+def push(model: str, repository: str, form: str, **options: Any) -> None:
+    """Share a model on the Hugging Face Hub, in one commit."""
+    from keras_agnews.publishing import push as publish
+
+    pushed = publish(_directory(model), repository, **options)
+    if form == "json":
+        _print_json(dataclasses.asdict(pushed))
+        return
+    verb = "would send" if options["dry_run"] else "sent"
+    sent = ", ".join(f"{path} ({_human(count)})" for path, count in pushed.files.items())
+    shown = {"model": pushed.address, "commit": pushed.revision or "none yet"}
+    shown[verb] = sent or "nothing: all of it is there"
+    if pushed.pull_request:
+        shown["pull request"] = pushed.pull_request
+    _print_pairs(shown)
+
+
+@commands.command()
+@click.argument("source", metavar="hf://USER/NAME[@REVISION]")
+@_revision_option
+@click.option("--local-dir", metavar="DIR", help="Instead of the Hub client's cache.")
+def pull(source: str, revision: str | None, local_dir: str | None) -> None:
+    """Fetch a model, check every file, and print its directory."""
+    from keras_agnews import hub
+
+    click.echo(str(hub.pull(source, revision=revision, local_dir=local_dir)))
+
+
+@commands.command()
+@click.argument("source", metavar="hf://USER/NAME[@REVISION] | DIR")
+@_revision_option
+@_format_option
+def verify(source: str, revision: str | None, form: str) -> None:
+    """Check every file of a model against the Hub's record and against its own config.json."""
+    from keras_agnews import hub
+
+    files = hub.verify(source, revision=revision)
+    if form == "json":
+        _print_json([dataclasses.asdict(file) for file in files])
+        return
+    _print_table(
+        {"file": "<", "SHA-256": "<", "agrees with": "<"},
+        [(f.name, f.sha256, ", ".join(f.against) or "nothing to compare with") for f in files],
+    )
+
+
 # Measuring.
 
 
@@ -405,7 +497,11 @@ def evaluate(
     result = scores(dataset.labels, [index[p.label] for p in predictions], len(clf.labels))
     truncated = sum(p.truncated for p in predictions)
     if record:
-        measured = {"accuracy": result.accuracy, "macro_f1": result.macro_f1}
+        measured = {
+            "accuracy": result.accuracy,
+            "macro_f1": result.macro_f1,
+            "documents_per_second": speed,
+        }
         _record(name, f"{Path(dataset.source).name} test", measured, len(dataset.texts))
     per_class = {
         label: {
@@ -470,10 +566,11 @@ def _record(name: str, data: str, measured: dict[str, float], rows: int) -> None
     directory = registry.find(name) or Path(name)
     description = bundle.read(directory)
     kept = [row for row in description.results if row.get("data") != data]
-    new = [
+    new: list[dict[str, Any]] = [
         {"data": data, "rows": rows, "metric": metric, "value": round(value, 4)}
         for metric, value in measured.items()
     ]
+    new[-1] |= {"value": round(new[-1]["value"]), "backend": os.environ["KERAS_BACKEND"]}
     description = dataclasses.replace(description, results=(*new, *kept))
     bundle.write_json(directory / bundle.CONFIG_FILE, description.to_dict())
 

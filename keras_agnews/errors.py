@@ -9,9 +9,16 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+_LONGEST = 2_000  # characters of a message
+
 
 class KerasAgnewsError(Exception):
     """Base of every exception that this package raises on purpose."""
+
+    def __str__(self) -> str:
+        # What a message repeats of a file may be as long as the file.
+        text = super().__str__()
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 class InputError(KerasAgnewsError, ValueError):
@@ -32,6 +39,10 @@ class NotFoundError(KerasAgnewsError, LookupError):
 
 class DownloadError(KerasAgnewsError, OSError):
     """A download that failed or whose content is not what was pinned."""
+
+
+class UploadError(KerasAgnewsError, OSError):
+    """A push that failed; nothing half-written is left on the Hub, and it can be repeated."""
 
 
 class TrainingError(KerasAgnewsError, RuntimeError):

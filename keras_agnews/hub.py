@@ -7,12 +7,16 @@ Files stay in the Hub client's own cache. Sums that nobody has told us are recor
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
+import importlib
 import os
 import re
+import sys
+import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,11 +27,14 @@ from keras_agnews.errors import (
     BundleError,
     DownloadError,
     InputError,
+    KerasAgnewsError,
     NotFoundError,
+    UploadError,
     require,
 )
 
 SCHEME = "hf://"
+LIBRARY = "keras_agnews"  # the tag by which the Hub knows our bundles
 # All that a bundle or a Hugging Face checkpoint needs, and nothing that could hold code.
 FILES = (
     "config.json",
@@ -41,14 +48,22 @@ FILES = (
 )
 _WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 _OTHERS = ("*/*.safetensors",)  # to the client's `*` a slash is a character like any other
+_MAX_FILES = 1_000
 
-_SOURCE = re.compile(r"hf://([\w.\-]+/[\w.\-]+?)(?:@([\w.\-/]+))?", re.ASCII)
+_REPOSITORY = r"[\w.\-]+/[\w.\-]+?"
+_SOURCE = re.compile(rf"hf://({_REPOSITORY})(?:@([\w.\-/]+))?", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
 _SUM = re.compile("[0-9a-f]{64}")
+_CACHED = re.compile(r"models--([\w.\-]+)--([\w.\-]+)/snapshots/([0-9a-f]{40})", re.ASCII)
 _WAYS = (
     "ways on: a local copy (its path in place of the hf:// address, or load(..., weights=PATH)), "
     "a mirror (the environment variable HF_ENDPOINT), or no weights (load(..., weights=None))"
 )
+# Seconds before the second try, the third, and so on; and the time after which there is no other,
+# since the client has back-offs of its own for some requests.
+_PAUSES = (0.5, 1.0, 2.0, 4.0)
+_PATIENCE = 60.0
+PASSING = {429, 500, 502, 503, 504}  # what a Hub answers in a weak moment
 _T = TypeVar("_T")
 
 
@@ -67,8 +82,86 @@ class Snapshot:
     revision: str
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What a repository holds at one commit, by the Hub's own record.
+
+    Attributes:
+        revision: the full commit.
+        sums: from path to SHA-256, or to git's own sum where the file is a small one.
+        private: whether only some may see it.
+    """
+
+    revision: str
+    sums: dict[str, str]
+    private: bool
+
+
+@dataclass(frozen=True)
+class VerifiedFile:
+    """A file that is what it should be.
+
+    Attributes:
+        name: its path in the model's directory.
+        sha256: its sum.
+        against: who else says so: "hub", "bundle" (its config.json), or "record" (of an earlier
+            download); empty where nobody does.
+    """
+
+    name: str
+    sha256: str
+    against: tuple[str, ...]
+
+
+# --- taking ----------------------------------------------------------------------------------
+
+
+def pull(
+    source: str, *, revision: str | None = None, local_dir: str | os.PathLike[str] | None = None
+) -> Path:
+    """Fetch a model, check every file, and return its directory, for `load` to read.
+
+    Args:
+        source: `"hf://user/name"` or `"hf://user/name@revision"`.
+        revision: a commit, branch or tag, here instead of in the address.
+        local_dir: where to put it, and nothing else; a bundle that is there is replaced as a
+            whole. By default the files stay in the Hub client's cache.
+
+    Raises: as `download`.
+
+    Example: `keras_agnews.load(keras_agnews.pull("hf://user/my-topics@v1.0"))`.
+    """
+    snapshot = download(source, revision=revision)
+    if local_dir is None:
+        return snapshot.directory
+    target = Path(local_dir)
+    if _is_bundle(snapshot.directory):
+        origin = {"repository": snapshot.source, "revision": snapshot.revision}
+        bundle.copy(snapshot.directory, target, origin)
+    else:
+        _copy_foreign(snapshot.directory, target)
+    return target
+
+
+def _copy_foreign(directory: Path, target: Path) -> None:
+    """A checkpoint that is not ours has no config.json that could name other files meanwhile."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} is not empty: give another local_dir or empty it")
+    passing = target.with_name(f".{target.name}{os.getpid()}")
+    for name in _names(directory):
+        (passing / name).parent.mkdir(parents=True, exist_ok=True)
+        (passing / name).write_bytes((directory / name).read_bytes())
+    if target.exists():
+        target.rmdir()
+    os.rename(passing, target)
+
+
 def download(
-    source: str, *, revision: str | None = None, sha256: Mapping[str, str] | None = None
+    source: str,
+    *,
+    revision: str | None = None,
+    sha256: Mapping[str, str] | None = None,
+    repair: bool = True,
 ) -> Snapshot:
     """Fetch a model's files, or find them in the Hub client's cache, and check them.
 
@@ -81,6 +174,7 @@ def download(
         revision: a commit, branch or tag; `None` for the main branch as it is now. The empty
             string is a blank pin: the main branch as it was when first fetched on this machine.
         sha256: from the names of files that must be there to their sums; an empty sum is unknown.
+        repair: whether to fetch a damaged file once more.
 
     Raises:
         InputError: the address is none.
@@ -89,7 +183,7 @@ def download(
         DownloadError: the Hub cannot be reached and the cache has not all of it, or what came is
             not what was pinned.
     """
-    repository, wanted = _parse(source, revision)
+    repository, wanted = parse_address(source, revision)
     pins = dict(sha256 or {})
     # A pin's record is read before, another revision's when its commit is known.
     blank = wanted == ""
@@ -97,7 +191,7 @@ def download(
     place = _record_file(repository, "" if blank else wanted)
     record = _read_record(place) if pinned else {}
     wanted = record.get("revision", "main") if blank else wanted
-    directory = _fetch(
+    directory, declared = ask(
         repository,
         wanted,
         lambda client: _snapshot(client, repository, wanted, record.get("sha256", {})),
@@ -107,25 +201,28 @@ def download(
         place = _record_file(repository, commit)
         record = _read_record(place)
     known = {**record.get("sha256", {}), **{name: value for name, value in pins.items() if value}}
-    names = sorted(
-        {path.relative_to(directory).as_posix() for glob in FILES for path in directory.glob(glob)}
-    )
+    names = _names(directory)
     for name in ("config.json", *pins):
         if name not in names:
             raise NotFoundError(f"{SCHEME}{repository} has no {name} at {commit}; {_WAYS}")
-    # The client's cache may hold a pickle that another program has fetched.
-    if _WEIGHTS.isdisjoint(names) and "format" not in bundle.read_json(directory / "config.json"):
-        raise NotFoundError(
-            f"{SCHEME}{repository} has no model.safetensors at {commit}, and a pytorch_model.bin "
-            "is not taken from a hub, since it can hold code: choose a repository that has "
-            "safetensors, or fetch it yourself and load its directory"
-        )
     if lost := sorted(set(known) - set(names)):
         raise DownloadError(
             f"{lost[0]} of {SCHEME}{repository} is gone from {directory}: go online once with "
             f"HF_HUB_OFFLINE unset, or delete that directory; {_WAYS}"
         )
-    sums = {name: _checked(repository, directory, name, known.get(name, "")) for name in names}
+    sums = {
+        name: _checked(
+            repository, directory, name, known.get(name) or declared.get(name, ""), repair
+        )
+        for name in names
+    }
+    # The client's cache may hold a pickle that another program has fetched.
+    if _WEIGHTS.isdisjoint(names) and not _is_bundle(directory):
+        raise NotFoundError(
+            f"{SCHEME}{repository} has no model.safetensors at {commit}, and a pytorch_model.bin "
+            "is not taken from a hub, since it can hold code: choose a repository that has "
+            "safetensors, or fetch it yourself and load its directory"
+        )
     if sums != record.get("sha256"):
         _write_record(place, {"source": SCHEME + repository, "revision": commit, "sha256": sums})
     return Snapshot(directory, SCHEME + repository, commit)
@@ -151,7 +248,8 @@ def resolve_tfhub(handle: str) -> Path:
         ) from None
 
 
-def _parse(source: str, revision: str | None) -> tuple[str, str]:
+def parse_address(source: str, revision: str | None = None) -> tuple[str, str]:
+    """Repository and revision of an address; `InputError` where it is none."""
     match = _SOURCE.fullmatch(source)
     if match is None or ".." in source:
         raise InputError(f"{source!r} is not an address: hf://user/name or hf://user/name@revision")
@@ -161,8 +259,47 @@ def _parse(source: str, revision: str | None) -> tuple[str, str]:
     return repository, inline or ("main" if revision is None else revision)
 
 
-def _snapshot(client: Any, repository: str, revision: str, files: Iterable[str]) -> Path:
-    """The directory of a revision, with `files` in it at least where the Hub can be asked."""
+def origin(directory: Path) -> dict[str, str] | None:
+    """The repository and the commit of a directory in a Hub client's cache, else `None`."""
+    match = _CACHED.fullmatch("/".join(directory.absolute().parts[-3:]))
+    if match is None:
+        return None
+    user, name, commit = match.groups()
+    return {"repository": f"{SCHEME}{user}/{name}", "revision": commit}
+
+
+def _names(directory: Path) -> list[str]:
+    """The files of a snapshot that are ours to read; `DownloadError` where one lies elsewhere."""
+    names = _present(directory)
+    # The client links to blobs in its cache, which is three folders up.
+    cache = directory.resolve().parents[2]
+    for name in names:
+        if not (directory / name).resolve().is_relative_to(cache):
+            raise DownloadError(
+                f"{directory / name} is a link that leads out of the cache, and is not followed: "
+                "delete that directory and fetch it again"
+            )
+    return names
+
+
+def _is_bundle(directory: Path) -> bool:
+    values = bundle.read_json(directory / bundle.CONFIG_FILE)
+    return isinstance(values, dict) and "format" in values
+
+
+def _present(directory: Path) -> list[str]:
+    return sorted(
+        {path.relative_to(directory).as_posix() for glob in FILES for path in directory.glob(glob)}
+    )
+
+
+def _snapshot(
+    client: Any, repository: str, revision: str, files: Iterable[str]
+) -> tuple[Path, dict[str, str]]:
+    """The directory of a revision, and what the Hub says of its files where it was asked.
+
+    It has `files` at least where the Hub can be asked.
+    """
     get = functools.partial(
         client.snapshot_download,
         repository,
@@ -170,31 +307,240 @@ def _snapshot(client: Any, repository: str, revision: str, files: Iterable[str])
         allow_patterns=list(FILES),
         ignore_patterns=list(_OTHERS),
     )
-    if not _COMMIT.fullmatch(revision):
-        return Path(get())  # the client resolves it first, and fetches every file at its commit
+    pinned = _COMMIT.fullmatch(revision)
     local = None
     with contextlib.suppress(FileNotFoundError):  # nothing cached, or not all that it knows of
         local = Path(get(local_files_only=True))
-    if local and files and all((local / name).is_file() for name in files):
-        return local
+    if pinned and local and files and all((local / name).is_file() for name in files):
+        return local, {}
     try:
-        # Where the Hub cannot be reached this fails at once, the list of files after many tries.
-        client.model_info(repository, revision=revision)
-    except Exception:
-        if local is None:
+        there = listing(client, repository, revision)
+    except Exception as error:
+        if local is None or (not pinned and status(error) in (401, 403, 404)):
             raise
-        return local
-    return Path(get())
+        if not pinned and not _is_offline():
+            warnings.warn(
+                f"{SCHEME}{repository} cannot be reached ({_reason(error)}): taken is "
+                f"{local.name}, which was its {revision} when it was last seen",
+                stacklevel=6,
+            )
+        return local, {}
+    # By its name, so that the client remembers what that was, for when we are offline. It then
+    # asks by itself, and takes its cache's word without a warning where it gets no answer.
+    directory = Path(retried(get))
+    if directory.name != there.revision:
+        directory = Path(retried(functools.partial(get, revision=there.revision)))
+    return directory, there.sums
 
 
-def _fetch(repository: str, revision: str, call: Callable[[Any], _T]) -> _T:
-    """The client's answer, or one error of ours."""
+def listing(client: Any, repository: str, revision: str) -> Listing:
+    """What the Hub says that a revision is and holds."""
+    info = retried(
+        lambda: client.model_info(repository, revision=revision, files_metadata=True, timeout=30)
+    )
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise DownloadError(f"{SCHEME}{repository}: the Hub gives no commit for {revision!r}")
+    sums = {
+        file.rfilename: (file.lfs.sha256 if file.lfs else file.blob_id) or ""
+        for file in info.siblings or ()
+    }
+    if len(sums) > _MAX_FILES:
+        raise DownloadError(f"{SCHEME}{repository} has {len(sums):,} files, too many for a model")
+    return Listing(info.sha, sums, bool(info.private))
+
+
+def _checked(repository: str, directory: Path, name: str, known: str, repair: bool) -> str:
+    """The file's SHA-256, after it has been fetched again if that was wrong."""
+    path = directory / name
+    for last in (False, True) if repair else (True,):
+        known = known or _cached_sum(path)
+        found = bundle.file_sha256(path)
+        if matches(path, known, found):
+            return found
+        if not last:
+            ask(
+                repository,
+                directory.name,
+                lambda client: retried(
+                    functools.partial(
+                        client.hf_hub_download,
+                        repository,
+                        name,
+                        revision=directory.name,
+                        force_download=True,
+                    )
+                ),
+            )
+    raise DownloadError(
+        f"{name} of {SCHEME}{repository} at {directory.name} has SHA-256 {found}, not "
+        f"{known if _SUM.fullmatch(known) else 'what the Hub declares'}: it is not the file that "
+        f"was pinned, and is not used{'' if repair else '; `keras-agnews pull` fetches it anew'}"
+    )
+
+
+def matches(content: Path | bytes, known: str, sha256: str = "") -> bool:
+    """Whether a file has a sum: SHA-256, git's own of a small file, or an unknown one.
+
+    Args:
+        content: the file, or what is in it.
+        known: the sum.
+        sha256: the file's SHA-256, where it has been taken.
+    """
+    if _SUM.fullmatch(known):
+        if isinstance(content, Path):
+            return (sha256 or bundle.file_sha256(content)) == known
+        return hashlib.sha256(content).hexdigest() == known
+    if _COMMIT.fullmatch(known):
+        content = content.read_bytes() if isinstance(content, Path) else content
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+        return blob.hexdigest() == known
+    return True
+
+
+def _cached_sum(path: Path) -> str:
+    """What the Hub declared, as far as the cache tells: the client names a file's blob by it."""
+    return Path(os.readlink(path)).name if path.is_symlink() else ""
+
+
+# --- checking --------------------------------------------------------------------------------
+
+
+def verify(
+    source: str | os.PathLike[str], *, revision: str | None = None
+) -> tuple[VerifiedFile, ...]:
+    """Check every file of a model: against the Hub's record, and against the bundle's own.
+
+    A damaged file is reported, not repaired; `pull` repairs it.
+
+    Args:
+        source: `"hf://user/name@revision"`, whose files are fetched where the cache has them not;
+            or a directory. One that `pull` has made is held against the Hub too.
+        revision: a commit, branch or tag, here instead of in the address.
+
+    Raises:
+        DownloadError: a file is not what the Hub has.
+        BundleError: a file is not what the bundle says.
+        NotFoundError: as `download`.
+    """
+    if isinstance(source, str) and source.startswith(SCHEME):
+        snapshot = download(source, revision=revision, repair=False)
+        directory, names = snapshot.directory, _names(snapshot.directory)
+        place: dict[str, Any] | None = {
+            "repository": snapshot.source,
+            "revision": snapshot.revision,
+        }
+    else:
+        directory = Path(source)
+        if not (directory / bundle.CONFIG_FILE).is_file():
+            raise NotFoundError(f"{directory} is neither a model's directory nor an address")
+        place = origin(directory)
+        names = _present(directory)
+    description = None
+    if _is_bundle(directory):
+        description = bundle.read(directory)
+        bundle.check(directory, description)
+        if place is None:
+            place = description.source
+    theirs = _theirs(directory, description, place)
+    own = description.weights if description else None
+    found = []
+    for name in names:
+        path = directory / name
+        sum_, against = bundle.file_sha256(path), []
+        if name in theirs:
+            known, who = theirs[name]
+            if not (known == "" or matches(path, known, sum_)):
+                raise DownloadError(
+                    f"{path} has SHA-256 {sum_}, which is not what the Hub has: pull it anew"
+                )
+            against.append(who)
+        if own and name == own.beside and (own.delta or own.sha256):
+            against.append("bundle")  # where `bundle.check` has compared it
+        found.append(VerifiedFile(name, sum_, tuple(against)))
+    return tuple(found)
+
+
+def _theirs(
+    directory: Path, description: bundle.Bundle | None, place: dict[str, Any] | None
+) -> dict[str, tuple[str, str]]:
+    """What others say of the files of a directory that came from a hub: sum, and who says so."""
+    repository = str((place or {}).get("repository", ""))
+    commit = str((place or {}).get("revision", ""))
+    if not _SOURCE.fullmatch(repository) or not _COMMIT.fullmatch(commit):
+        return {}
+    name, _ = parse_address(repository)
+    try:
+        there = ask(name, commit, lambda client: listing(client, name, commit))
+    except KerasAgnewsError as error:
+        recorded = _read_record(_record_file(name, commit)).get("sha256", {})
+        warnings.warn(f"not held against the Hub: {error}", stacklevel=3)
+        if origin(directory) is None:
+            return {}
+        return {file: (value, "record") for file, value in recorded.items()}
+    sums = {file: (value, "hub") for file, value in there.sums.items()}
+    if origin(directory) is not None or description is None:
+        return sums
+    # A copy has one field of its own. Anything else has been trained on, and is another model.
+    snapshot = download(repository, revision=commit)
+    pushed = bundle.read(snapshot.directory)
+    if dataclasses.replace(pushed, source=None) != dataclasses.replace(description, source=None):
+        warnings.warn(
+            f"{directory} comes from {repository}@{commit} and is another model by now: "
+            "not held against the Hub",
+            stacklevel=3,
+        )
+        return {}
+    return sums | {bundle.CONFIG_FILE: ("", "hub")}
+
+
+# --- looking around --------------------------------------------------------------------------
+
+
+def list_bundles(address: str) -> list[dict[str, Any]]:
+    """The bundles of a user that the Hub shows us: name, revision, private, accuracy.
+
+    Args:
+        address: `"hf://user"`.
+    """
+    user = address.removeprefix(SCHEME).strip("/")
+    if not address.startswith(SCHEME) or not re.fullmatch(r"[\w.\-]+", user, re.ASCII):
+        raise InputError(f"{address!r} is not a user's address, which is hf://user")
+
+    def found(client: Any) -> list[Any]:
+        models = functools.partial(
+            client.list_models, author=user, filter=LIBRARY, cardData=True, full=True
+        )
+        return retried(lambda: list(models()))
+
+    rows = []
+    for info in ask(user, "main", found):
+        results = getattr(info.card_data, "eval_results", None) or ()
+        scores = [r.metric_value for r in results if r.metric_type == "accuracy"]
+        rows.append(
+            {
+                "name": f"{SCHEME}{info.id}",
+                "revision": info.sha,
+                "private": bool(info.private),
+                "accuracy": next((s for s in scores if isinstance(s, (int, float))), None),
+            }
+        )
+    return rows
+
+
+# --- the client ------------------------------------------------------------------------------
+
+
+def ask(repository: str, revision: str, call: Callable[[Any], _T], upload: bool = False) -> _T:
+    """The client's answer, or one error of ours: an `UploadError` instead of a `DownloadError`."""
     import huggingface_hub
     from huggingface_hub import errors
 
-    address = f"{SCHEME}{repository}"
+    address, ways = f"{SCHEME}{repository}", "" if upload else f"; {_WAYS}"
     try:
-        return call(huggingface_hub)
+        with _quiet():
+            return call(huggingface_hub)
+    except KerasAgnewsError:
+        raise
     except errors.GatedRepoError:
         message = f"{address} is gated: accept its terms on its page and set HF_TOKEN"
     except errors.RepositoryNotFoundError:
@@ -203,49 +549,89 @@ def _fetch(repository: str, revision: str, call: Callable[[Any], _T]) -> _T:
         message = f"{address} has no revision {revision!r}"
     # The client lets through what its HTTP library raises, and has changed that library before.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        if upload:
+            raise UploadError(
+                f"the push to {address} did not go through ({_reason(error)}); what is there is "
+                "whole, the old state or the new one: "
+                + (
+                    "set HF_TOKEN to a token that may write to it"
+                    if status(error) in (401, 403)
+                    else "push again"
+                )
+            ) from None
         raise DownloadError(
             f"{address} at {revision} could not be fetched and is not in the cache "
-            f"({reason[:300]}); {_WAYS}"
+            f"({_reason(error)}); {_WAYS}"
         ) from None
-    raise NotFoundError(f"{message}; {_WAYS}")
+    raise NotFoundError(message + ways)
 
 
-def _checked(repository: str, directory: Path, name: str, known: str) -> str:
-    """The file's SHA-256, after it has been fetched again if that was wrong."""
-    path = directory / name
-    for repaired in (False, True):
-        found = bundle.file_sha256(path)
-        if found == known or (not known and _as_declared(path, found)):
-            return found
-        if not repaired:
-            _fetch(
-                repository,
-                directory.name,
-                lambda client: client.hf_hub_download(
-                    repository, name, revision=directory.name, force_download=True
-                ),
-            )
-    raise DownloadError(
-        f"{name} of {SCHEME}{repository} at {directory.name} has SHA-256 {found}, not "
-        f"{known or 'what the Hub declares'}: it is not the file that was pinned, and is not used"
-    )
+def retried(call: Callable[[], _T]) -> _T:
+    """The answer, after waiting where the Hub has a weak moment that the client takes for final."""
+    end = time.monotonic() + _PATIENCE
+    for pause in _PAUSES:
+        try:
+            return call()
+        except Exception as error:
+            pause = max(pause, _retry_after(error))
+            if status(error) not in PASSING or time.monotonic() + pause > end:
+                raise
+        time.sleep(pause)
+    return call()
 
 
-def _as_declared(path: Path, sha256: str) -> bool:
-    """Whether a file is what the Hub said that it would be, as far as the cache tells.
+def status(error: BaseException | None) -> int | None:
+    """The HTTP status that an error, or what it was raised from, tells of."""
+    response = _response(error)
+    return None if response is None else int(response.status_code)
 
-    The client links to a blob that it names by the sum which the Hub declares, git's own for a
-    small file, and never checks.
-    """
-    declared = Path(os.readlink(path)).name if path.is_symlink() else ""
-    if _SUM.fullmatch(declared):
-        return sha256 == declared
-    if _COMMIT.fullmatch(declared):
-        content = path.read_bytes()
-        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-        return blob.hexdigest() == declared
-    return True
+
+def _retry_after(error: BaseException) -> float:
+    """How many seconds the Hub asks us to wait."""
+    wanted = getattr(_response(error), "headers", {}).get("Retry-After", "")
+    return float(wanted) if re.fullmatch(r"\d{1,4}", wanted) else 0.0
+
+
+def _response(error: BaseException | None) -> Any:
+    while error is not None:
+        if hasattr(response := getattr(error, "response", None), "status_code"):
+            return response
+        error = error.__cause__
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    """What an error says, on one line, without a token or a signed address."""
+    import huggingface_hub
+
+    text = " ".join(str(error).split()) or type(error).__name__
+    if token := huggingface_hub.get_token():
+        text = text.replace(token, "***")
+    text = re.sub(r"hf_\w{8,}|(?i:bearer) \S+", "***", text)
+    return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1", text)[:300]
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars but on a terminal."""
+    bars: Any = importlib.import_module("huggingface_hub.utils")
+    if bars.are_progress_bars_disabled() or (sys.stderr is not None and sys.stderr.isatty()):
+        yield
+        return
+    bars.disable_progress_bars()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bars()
+
+
+# --- our record ------------------------------------------------------------------------------
 
 
 def _record_file(repository: str, commit: str) -> Path:

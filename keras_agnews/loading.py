@@ -157,20 +157,18 @@ def open_checkpoint(
         pooling: of a foreign checkpoint without a head: `"first"`, `"mean"`, or its own.
         **pin: `revision` and `sha256`, as `hub.download` takes them.
     """
-    origin = None
     if isinstance(source, str) and source.startswith(keras_hub.SCHEME):
         return keras_hub.open_checkpoint(source.removeprefix(keras_hub.SCHEME))
     if isinstance(source, str) and source.startswith(tfhub.SCHEME):
         return tfhub.open_checkpoint(source.removeprefix(tfhub.SCHEME), hub.resolve_tfhub)
     if isinstance(source, str) and source.startswith(hub.SCHEME):
-        snapshot = hub.download(source, **pin)
-        directory = snapshot.directory
-        origin = {"repository": snapshot.source, "revision": snapshot.revision}
+        directory = hub.download(source, **pin).directory
     else:
         directory = _locate(source)
+    origin = hub.origin(directory)
     checkpoint: Checkpoint
     if huggingface.is_hugging_face(bundle.read_json(directory / bundle.CONFIG_FILE)):
-        name = snapshot.source.rpartition("/")[2] if origin else None
+        name = origin["repository"].rpartition("/")[2] if origin else None
         checkpoint = huggingface.open_checkpoint(directory, name=name, pooling=pooling)
     else:
         description = bundle.read(directory)
