@@ -102,7 +102,7 @@ def load(
     Args:
         source: the name of a zoo entry, or the path of a bundle or a Hugging Face checkpoint, or
             `"hf://user/name@revision"`, or `"tfhub:"` and the path or address of a BERT encoder
-            that was exported for TF-Hub.
+            that was exported for TF-Hub, or `"keras_hub:"` and a preset of KerasHub's BERT.
         weights: `"best"`: trained on AG News where the entry has such weights, else pretrained;
             `"pretrained"`: the pretrained base and a new head; `None`: random; or another
             source, whose encoder (and, where its labels agree, head) is taken.
