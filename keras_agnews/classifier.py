@@ -520,6 +520,14 @@ class TextClassifier(keras.Model):
         served(tf.constant(["Oil prices soar"]))["label"]
         ```
 
+        A name that ends in `.onnx` is an ONNX graph, written on any backend. It takes
+        `input_word_ids` and, where the architecture has token types, `input_type_ids`, int32
+        `(n, length)` of any size, 0 for padding, and returns `logits` and `scores`, float32
+        `(n, classes)`; its metadata have the labels. With word pieces a `tokenizer.json` comes
+        beside it, from which the `tokenizers` library gives the ids, cut and padded, but for a
+        text that holds the name of a special token. A word tokenizer has none, and a warning says
+        so.
+
         Args:
             filepath: an older SavedModel there is replaced as a whole.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_agnews.errors import InputError, require
+from keras_agnews.exporters import onnx
 from keras_agnews.graph_tokenizers import graph_tokenizer
 
 if TYPE_CHECKING:
@@ -84,7 +85,13 @@ def _serving(classifier: TextClassifier) -> Any:
     return Serving()
 
 
+def _onnx(classifier: TextClassifier, path: Path) -> None:
+    arrays = {v.path: keras.ops.convert_to_numpy(v.value) for v in classifier.model.weights}
+    onnx.write(path, classifier.description, classifier.tokenizer, arrays)
+
+
 #: By the suffix of the path: what writes it, and what it is called.
 WRITERS: dict[str, tuple[Callable[[TextClassifier, Path], None], str]] = {
     "": (_saved_model, "a directory, a SavedModel"),
+    ".onnx": (_onnx, "an ONNX graph from token ids"),
 }

@@ -55,7 +55,7 @@ def write(
     bundle.save_tensors(tensors, directory / WEIGHTS_FILE, directory / ".scratch", {"format": "pt"})
     write_vocabulary(directory / "vocab.txt", tokenizer.vocabulary)
     shutil.copymode(directory / "vocab.txt", directory / WEIGHTS_FILE)
-    _tokenizer_json(tokenizer, directory / "tokenizer.json")
+    write_tokenizer(tokenizer, directory / "tokenizer.json")
     names = {theirs: getattr(tokenizer, ours) for ours, (theirs, *_) in CHECKPOINT_OPTIONS.items()}
     names |= {"tokenizer_class": "BertTokenizer", "model_max_length": description.max_length}
     bundle.write_json(directory / "tokenizer_config.json", names)
@@ -102,30 +102,39 @@ def _config(description: Bundle, family: Family, tokenizer: Any) -> dict[str, An
     }
 
 
-def _tokenizer_json(tokenizer: WordPieceTokenizer, path: Path) -> None:
-    """As their fast tokenizers keep it, made by the library that reads it."""
+def write_tokenizer(tokenizer: WordPieceTokenizer, path: Path, *, whole: bool = False) -> None:
+    """A tokenizer as their fast ones keep it, made by the library that reads it.
+
+    Args:
+        tokenizer: ours.
+        path: of the `tokenizer.json`.
+        whole: whether cutting and padding are in it, which `transformers` wants to do itself.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     ids = {token: i for i, token in enumerate(tokenizer.vocabulary)}
-    whole = Tokenizer(
+    theirs = Tokenizer(
         models.WordPiece(
             vocab=ids,
             unk_token=tokenizer.unknown,
             max_input_chars_per_word=tokenizer.max_word_characters,
         )
     )
-    whole.normalizer = normalizers.BertNormalizer(
+    theirs.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=tokenizer.chinese_characters,
         strip_accents=tokenizer.strip_accents,
         lowercase=tokenizer.lowercase,
     )
-    whole.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    theirs.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     start, separator = tokenizer.start, tokenizer.separator
-    whole.post_processor = processors.BertProcessing(
+    theirs.post_processor = processors.BertProcessing(
         (separator, ids[separator]), (start, ids[start])
     )
-    whole.decoder = decoders.WordPiece()
+    theirs.decoder = decoders.WordPiece()
     special = (tokenizer.padding, tokenizer.unknown, start, separator)
-    whole.add_special_tokens(list(dict.fromkeys(special)))
-    whole.save(str(path))
+    theirs.add_special_tokens(list(dict.fromkeys(special)))
+    if whole:
+        theirs.enable_truncation(tokenizer.max_length)
+        theirs.enable_padding(pad_id=ids[tokenizer.padding], pad_token=tokenizer.padding)
+    theirs.save(str(path))

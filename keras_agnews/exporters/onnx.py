@@ -1,0 +1,201 @@
+"""A classifier as an ONNX graph, written from its weights: any backend, any batch and length."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_agnews import __version__
+from keras_agnews.bundle import Bundle
+from keras_agnews.configs import TransformerConfig
+from keras_agnews.errors import InputError, require
+from keras_agnews.exporters import huggingface
+from keras_agnews.tokenizers import WordPieceTokenizer
+
+OPSET = 20  # the first that has Gelu
+TOKENIZER_FILE = "tokenizer.json"
+# Our activation: the operation and its attributes.
+_ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gelu": ("Gelu", {"approximate": "none"}),
+    "gelu_tanh": ("Gelu", {"approximate": "tanh"}),
+    "relu": ("Relu", {}),
+    "tanh": ("Tanh", {}),
+}
+
+
+def write(
+    path: Path, description: Bundle, tokenizer: Any, arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Write the network to `path` and its tokenizer beside it, as `TextClassifier.export` says.
+
+    Raises:
+        InputError: the architecture is a third party's, or its activation has no operation.
+        MissingDependencyError: onnx is not installed.
+    """
+    onnx = require("onnx", "onnx", "to write an ONNX model")
+    config = description.config
+    if not isinstance(config, TransformerConfig):
+        raise InputError(
+            f"{description.name} is built by {description.builder!r}, which is not known here: of "
+            "architectures, transformer and bert can be written as ONNX"
+        )
+    if config.activation != "silu" and config.activation not in _ACTIVATIONS:
+        raise InputError(f"config.activation {config.activation!r} has no operation in ONNX")
+    graph = _Graph(onnx, arrays)
+    inputs = ["input_word_ids"] + ["input_type_ids"] * bool(config.type_vocabulary_size)
+    logits = _network(graph, config)
+    graph.node("Identity", [logits], output="logits")
+    scaled = graph.node("Div", [logits, graph.constant(np.float32(description.temperature))])
+    graph.node("Softmax", [scaled], output="scores", axis=-1)
+    helper, kinds = onnx.helper, onnx.TensorProto
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "keras_agnews",
+            [
+                helper.make_tensor_value_info(name, kinds.INT32, ["batch", "length"])
+                for name in inputs
+            ],
+            [
+                helper.make_tensor_value_info(name, kinds.FLOAT, ["batch", len(description.labels)])
+                for name in ("logits", "scores")
+            ],
+            graph.tensors,
+        ),
+        producer_name="keras_agnews",
+        producer_version=__version__,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=9,  # that of the opset's own release: older runtimes read no newer one
+    )
+    helper.set_model_props(
+        model, {"labels": "\n".join(description.labels), "max_length": str(description.max_length)}
+    )
+    onnx.checker.check_model(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    passing = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
+    try:
+        onnx.save_model(model, str(passing))
+        os.replace(passing, path)
+    finally:
+        passing.unlink(missing_ok=True)
+    if isinstance(tokenizer, WordPieceTokenizer):
+        huggingface.write_tokenizer(tokenizer, path.with_name(TOKENIZER_FILE), whole=True)
+    else:
+        warnings.warn(
+            f"{path.name} has no {TOKENIZER_FILE} beside it: the tokenizers library cannot do what "
+            f"a {tokenizer.kind!r} tokenizer does; clf.tokenizer makes the ids",
+            stacklevel=4,
+        )
+
+
+class _Graph:
+    """Nodes and tensors, in the order of the computation."""
+
+    def __init__(self, onnx: Any, arrays: Mapping[str, np.ndarray]) -> None:
+        self._onnx, self._arrays = onnx, arrays
+        self.nodes: list[Any] = []
+        self.tensors: list[Any] = []
+        self._known: set[str] = set()
+
+    def node(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+        """Add an operation; returns the name of its output."""
+        output = output or f"{kind}_{len(self.nodes)}"
+        self.nodes.append(self._onnx.helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def weight(self, name: str) -> str:
+        """A variable of the model."""
+        return self._tensor(name, np.ascontiguousarray(self._arrays[name], np.float32))
+
+    def constant(self, value: Any) -> str:
+        """A number or a list of them."""
+        array = np.asarray(value)
+        return self._tensor(f"{array.dtype}_{array.tolist()}", array)
+
+    def _tensor(self, name: str, value: np.ndarray) -> str:
+        if name not in self._known:
+            self._known.add(name)
+            self.tensors.append(self._onnx.numpy_helper.from_array(value, name))
+        return name
+
+    def dense(self, hidden: str, name: str) -> str:
+        product = self.node("MatMul", [hidden, self.weight(f"{name}/kernel")])
+        return self.node("Add", [product, self.weight(f"{name}/bias")])
+
+    def norm(self, hidden: str, name: str, epsilon: float) -> str:
+        inputs = [hidden, self.weight(f"{name}/gamma"), self.weight(f"{name}/beta")]
+        return self.node("LayerNormalization", inputs, axis=-1, epsilon=epsilon)
+
+
+def _network(g: _Graph, config: TransformerConfig) -> str:
+    """The computation of `layers.TransformerEncoder` and of the head; returns the logits."""
+    ids = "input_word_ids"
+    mask = g.node("Not", [g.node("Equal", [ids, g.constant(np.int32(0))])])
+    numbers = g.node("Cast", [mask], to=1)
+    count = g.node("ReduceSum", [numbers, g.constant(np.array([1]))], keepdims=1)
+    nothing = g.node("Equal", [count, g.constant(np.float32(0))])
+    attend = g.node("Or", [mask, nothing])  # a text without tokens attends to its padding
+    attend = g.node("Unsqueeze", [attend, g.constant(np.array([1, 2]))])
+    zero, far = g.constant(np.float32(0)), g.constant(np.float32(-1e9))
+    bias = g.node("Where", [attend, zero, far])
+
+    embedding = "encoder/embedding"
+    hidden = g.node("Gather", [g.weight(f"{embedding}/tokens/embeddings"), ids])
+    length = g.node("Shape", [ids], start=1, end=2)
+    slices = [g.weight(f"{embedding}/positions"), g.constant(np.array([0])), length]
+    hidden = g.node("Add", [hidden, g.node("Slice", slices)])
+    if config.type_vocabulary_size:
+        types = g.node("Gather", [g.weight(f"{embedding}/types"), "input_type_ids"])
+        hidden = g.node("Add", [hidden, types])
+    if config.embedding_norm:
+        hidden = g.norm(hidden, f"{embedding}/norm", config.epsilon)
+    for i in range(config.layers):
+        hidden = _block(g, config, hidden, bias, f"encoder/block_{i}")
+
+    if config.pooling == "first":
+        hidden = g.node("Gather", [hidden, g.constant(np.int64(0))], axis=1)
+        if config.pooler:
+            hidden = g.node("Tanh", [g.dense(hidden, "encoder/pooler")])
+    else:
+        weights = g.node("Unsqueeze", [numbers, g.constant(np.array([2]))])
+        total = g.node(
+            "ReduceSum",
+            [g.node("Mul", [hidden, weights]), g.constant(np.array([1]))],
+            keepdims=0,
+        )
+        hidden = g.node("Div", [total, g.node("Max", [count, g.constant(np.float32(1))])])
+    if config.head_size:
+        hidden = g.node("Relu", [g.dense(hidden, "head_hidden")])
+    return g.dense(hidden, "logits")
+
+
+def _block(g: _Graph, config: TransformerConfig, hidden: str, bias: str, name: str) -> str:
+    heads, width = config.heads, config.head_width
+
+    def split(role: str, order: list[int]) -> str:
+        projected = g.dense(hidden, f"{name}/attention/{role}")
+        shape = g.constant(np.array([0, 0, heads, width]))
+        return g.node("Transpose", [g.node("Reshape", [projected, shape])], perm=order)
+
+    query, key = split("query", [0, 2, 1, 3]), split("key", [0, 2, 3, 1])
+    scores = g.node("Mul", [g.node("MatMul", [query, key]), g.constant(np.float32(width**-0.5))])
+    weights = g.node("Softmax", [g.node("Add", [scores, bias])], axis=-1)
+    context = g.node("MatMul", [weights, split("value", [0, 2, 1, 3])])
+    context = g.node("Transpose", [context], perm=[0, 2, 1, 3])
+    context = g.node("Reshape", [context, g.constant(np.array([0, 0, heads * width]))])
+    change = g.dense(context, f"{name}/attention/output")
+    hidden = g.norm(g.node("Add", [hidden, change]), f"{name}/attention_norm", config.epsilon)
+    change = g.dense(hidden, f"{name}/feed_forward")
+    if config.activation == "silu":
+        change = g.node("Mul", [change, g.node("Sigmoid", [change])])
+    else:
+        kind, attributes = _ACTIVATIONS[config.activation]
+        change = g.node(kind, [change], **attributes)
+    change = g.dense(change, f"{name}/feed_forward_output")
+    return g.norm(g.node("Add", [hidden, change]), f"{name}/feed_forward_norm", config.epsilon)

@@ -1,0 +1,83 @@
+"""The ONNX graph and its tokenizer, as onnxruntime and tokenizers alone see them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference_bert as oracle
+from conftest import HARD_TEXTS, SENTENCES
+
+import keras_agnews
+
+pytestmark = pytest.mark.backend
+
+TEXTS = [text for text, _ in SENTENCES] + HARD_TEXTS
+PLAIN = [text for text in TEXTS if "[MASK]" not in text and "\ud800" not in text]
+SERVE = """
+import json, sys
+import numpy, onnxruntime, tokenizers
+root, texts = sys.argv[1], json.loads(sys.argv[2])
+session = onnxruntime.InferenceSession(root + "/model.onnx")
+tokenizer = tokenizers.Tokenizer.from_file(root + "/tokenizer.json")
+answers = []
+for part in (texts[:1], texts[1:4], texts[4:]):
+    ids = numpy.array([row.ids for row in tokenizer.encode_batch(part)], numpy.int32)
+    inputs = {"input_word_ids": ids, "input_type_ids": numpy.zeros_like(ids)}
+    names = [entry.name for entry in session.get_inputs()]
+    answers += session.run(["scores"], {name: inputs[name] for name in names})[0].tolist()
+labels = session.get_modelmeta().custom_metadata_map["labels"].split("\\n")
+assert not {"keras", "keras_agnews", "torch", "jax", "tensorflow"} & set(sys.modules)
+print(json.dumps([labels, answers]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("bert", {"hidden_act": "gelu"}),
+        ("bert", {"hidden_act": "gelu_new", "num_hidden_layers": 3}),
+        ("bert", {"hidden_act": "silu", "layer_norm_eps": 1e-3}),
+        ("distilbert", {"activation": "relu"}),
+    ],
+)
+def test_onnxruntime_and_tokenizers_alone_give_the_same_answers(
+    family: str, changes: dict[str, Any], tmp_path: Path, fresh: Any
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    config = {"bert": oracle.bert_config, "distilbert": oracle.distilbert_config}[family](**changes)
+    source = oracle.checkpoint(tmp_path / "source", config, oracle.random_tensors(config, 5))
+    classifier = keras_agnews.load(source)
+    classifier.temperature = 1.3
+    assert classifier.export(tmp_path / "model.onnx") == tmp_path / "model.onnx"
+    labels, answers = json.loads(fresh(SERVE, str(tmp_path), json.dumps(PLAIN)))
+    assert tuple(labels) == classifier.labels
+    np.testing.assert_allclose(answers, classifier.predict(PLAIN), atol=1e-4)
+
+
+def test_a_word_model_is_written_without_a_tokenizer(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    classifier = keras_agnews.load("tiny-transformer")
+    with pytest.warns(UserWarning, match=r"has no tokenizer\.json"):
+        classifier.export(tmp_path / "tiny" / "model.onnx")
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["model.onnx"]
+    session = onnxruntime.InferenceSession(tmp_path / "tiny" / "model.onnx")
+    for length in (64, 200):  # padding does not matter, nor does a text without any token
+        ids = classifier.tokenizer([*TEXTS[:9], ""], max_length=64, padding=length)["input_ids"]
+        (scores,) = session.run(["scores"], {"input_word_ids": ids.astype(np.int32)})
+        np.testing.assert_allclose(scores, classifier.predict([*TEXTS[:9], ""]), atol=1e-4)
+
+
+def test_without_onnx_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(keras_agnews.MissingDependencyError, match=r"keras-agnews\[onnx\]"):
+        keras_agnews.load("tiny-transformer").export(tmp_path / "model.onnx")
