@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +42,22 @@ HARD_TEXTS = [
     "<b>&lt;script&gt;</b> #39; \\\\",
     "[MASK] [CLS] [SEP] [PAD] [UNK]",
 ]
+
+
+class Lazy:
+    """A module that is imported when a test first uses it: TensorFlow takes its seconds."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+def needs(*modules: str) -> pytest.MarkDecorator:
+    """Skip unless all of them are installed; imports none."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} is not installed")
 
 
 def _directory(variable: str) -> Path:

@@ -57,7 +57,7 @@ MODULES = sorted(path.stem for path in Path(keras_agnews.__file__).parent.glob("
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", [*MODULES, "importers.huggingface"])
+@pytest.mark.parametrize("module", [*MODULES, "importers.huggingface", "importers.tfhub"])
 def test_any_module_may_come_first(fresh: Callable[..., str], module: str) -> None:
     fresh(f"import keras_agnews.{module}" + REGISTERED, KERAS_BACKEND="numpy")
 

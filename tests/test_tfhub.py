@@ -8,7 +8,6 @@ import shutil
 import sys
 import tarfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Lazy, needs
 
 import keras_agnews
 from keras_agnews import bundle, hub
@@ -27,9 +27,8 @@ from keras_agnews.errors import (
 )
 from keras_agnews.importers import tfhub
 
-pytest.importorskip("tensorflow")
-
-import tfhub_model
+pytestmark = needs("tensorflow")
+tfhub_model = Lazy("tfhub_model")
 
 # How they differ: activation, epsilon, whether heads are as wide as the rest, letter case.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -312,15 +311,14 @@ def server(models: Any) -> Iterator[tuple[str, list[str]]]:
     web.server_close()
 
 
+@needs("tensorflow_hub")
+@pytest.mark.filterwarnings("ignore:pkg_resources")
 def test_a_handle_is_resolved_once(
     server: tuple[str, list[str]],
     models: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pkg_resources speaks of its end
-        pytest.importorskip("tensorflow_hub")
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "tfhub_modules"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     url, asked = server
