@@ -13,7 +13,9 @@ import hashlib
 import importlib
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from keras_agnews import bundle
+from keras_agnews import bundle, registry
 from keras_agnews.data import cache_directory
 from keras_agnews.errors import (
     BundleError,
@@ -147,13 +149,15 @@ def _copy_foreign(directory: Path, target: Path) -> None:
     """A checkpoint that is not ours has no config.json that could name other files meanwhile."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is not empty: give another local_dir or empty it")
-    passing = target.with_name(f".{target.name}{os.getpid()}")
-    for name in _names(directory):
-        (passing / name).parent.mkdir(parents=True, exist_ok=True)
-        (passing / name).write_bytes((directory / name).read_bytes())
-    if target.exists():
-        target.rmdir()
-    os.rename(passing, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}", dir=target.parent) as scratch:
+        passing = Path(scratch) / "model"
+        for name in _names(directory):
+            (passing / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(directory / name, passing / name)
+        if target.exists():
+            target.rmdir()
+        os.rename(passing, target)
 
 
 def download(
@@ -414,7 +418,8 @@ def verify(
 
     Args:
         source: `"hf://user/name@revision"`, whose files are fetched where the cache has them not;
-            or a directory. One that `pull` has made is held against the Hub too.
+            or the name of an entry, or a directory. One that `pull` has made is held against the
+            Hub too.
         revision: a commit, branch or tag, here instead of in the address.
 
     Raises:
@@ -430,7 +435,7 @@ def verify(
             "revision": snapshot.revision,
         }
     else:
-        directory = Path(source)
+        directory = registry.find(str(source)) or Path(source)
         if not (directory / bundle.CONFIG_FILE).is_file():
             raise NotFoundError(f"{directory} is neither a model's directory nor an address")
         place = origin(directory)

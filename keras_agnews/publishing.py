@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_agnews import bundle, card, hub
+from keras_agnews import bundle, card, hub, registry
 from keras_agnews.errors import InputError, UploadError
 
 
@@ -55,7 +55,7 @@ def push(
     repeated, and then ends as if it had not failed.
 
     Args:
-        model: a classifier, or the directory of a bundle.
+        model: a classifier, the directory of a bundle, or the name of an entry.
         repository: `"user/name"`; made where it is missing.
         private: whether only you see it; by default a new one is public, unless your account says
             otherwise, and an existing one stays as it is.
@@ -92,7 +92,10 @@ def push(
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             model.save_bundle(directory)
         else:
-            directory = Path(model)
+            if not isinstance(model, (str, os.PathLike)):
+                kind = type(model).__name__
+                raise InputError(f"push wants a classifier or a bundle's directory, not {kind}")
+            directory = registry.find(str(model)) or Path(model)
         job = _Job(directory, name, branch, private, create_pr, tag, license, dry_run)
         job.message = commit_message or f"Push {job.description.name} with keras_agnews"
         return job.run()

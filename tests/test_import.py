@@ -62,6 +62,10 @@ def test_any_module_may_come_first(fresh: Callable[..., str], module: str) -> No
     fresh(f"import keras_agnews.{module}" + REGISTERED, KERAS_BACKEND="numpy")
 
 
+def test_no_public_name_is_a_modules() -> None:
+    assert not set(keras_agnews.__all__) & set(MODULES)
+
+
 @pytest.mark.backend
 def test_the_backend_may_come_first(fresh: Callable[..., str]) -> None:
     backend = os.environ.get("KERAS_BACKEND")

@@ -252,6 +252,8 @@ def test_what_cannot_be_pushed(
     (tmp_path / "none").mkdir()
     with pytest.raises(CallError, match="no such file"):
         machine("push", tmp_path / "none", name)
+    with pytest.raises(CallError, match="not int"):
+        machine("push", 3, name)
     damaged = bytearray((written(0) / "model.safetensors").read_bytes())
     damaged[-1] ^= 1
     (tmp_path / "v0" / "model.safetensors").write_bytes(damaged)
