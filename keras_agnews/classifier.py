@@ -528,6 +528,9 @@ class TextClassifier(keras.Model):
         text that holds the name of a special token. A word tokenizer has none, and a warning says
         so.
 
+        A name that ends in `.tflite` is a TensorFlow Lite model with the same inputs, to `logits`
+        alone, and the same `tokenizer.json`; it needs Keras 3.13 on TensorFlow.
+
         Args:
             filepath: an older SavedModel there is replaced as a whole.
 

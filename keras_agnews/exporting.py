@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_agnews.errors import InputError, require
-from keras_agnews.exporters import onnx
+from keras_agnews.exporters import huggingface, onnx
 from keras_agnews.graph_tokenizers import graph_tokenizer
 
 if TYPE_CHECKING:
@@ -90,8 +90,29 @@ def _onnx(classifier: TextClassifier, path: Path) -> None:
     onnx.write(path, classifier.description, classifier.tokenizer, arrays)
 
 
+def _tflite(classifier: TextClassifier, path: Path) -> None:
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise InputError(
+            f"a TensorFlow Lite model is written by Keras on TensorFlow, not on {backend}: "
+            "save_bundle here, then load and export with KERAS_BACKEND=tensorflow"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    passing = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
+    try:
+        classifier.model.export(passing, format="litert", verbose=False)
+        os.replace(passing, path)
+    except ValueError as error:
+        raise InputError(
+            f"Keras {keras.__version__} cannot write {path} ({error}): 3.13 and newer can"
+        ) from None
+    finally:
+        passing.unlink(missing_ok=True)
+    huggingface.write_tokenizer_beside(classifier.tokenizer, path)
+
+
 #: By the suffix of the path: what writes it, and what it is called.
 WRITERS: dict[str, tuple[Callable[[TextClassifier, Path], None], str]] = {
     "": (_saved_model, "a directory, a SavedModel"),
     ".onnx": (_onnx, "an ONNX graph from token ids"),
+    ".tflite": (_tflite, "a TensorFlow Lite model from token ids"),
 }

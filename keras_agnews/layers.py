@@ -248,7 +248,7 @@ class SelfAttention(_Layer):
         key = self._split(self.key(hidden))
         value = self._split(self.value(hidden))
         if attend is not None:
-            attend = attend[:, None, None, :]
+            attend = ops.expand_dims(attend, (1, 2))
         if training and self.dropout:
             weights = self.dropout_layer(self._weights(query, key, attend), training=True)
             context = ops.einsum("bhqk,bkhd->bqhd", weights, value)
@@ -355,7 +355,7 @@ class MaskedMeanPooling(keras.layers.Layer):
     """
 
     def call(self, hidden: Any, token_mask: Any) -> Any:
-        weights = ops.cast(token_mask, hidden.dtype)[:, :, None]
+        weights = ops.expand_dims(ops.cast(token_mask, hidden.dtype), 2)
         count = ops.maximum(ops.sum(weights, axis=1), 1)
         return ops.sum(hidden * weights, axis=1) / count
 

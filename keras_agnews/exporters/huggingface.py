@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,14 @@ from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.errors import InputError
 from keras_agnews.importers.huggingface import BERT, CONFIG_FILE, DISTILBERT, WEIGHTS_FILE, Family
-from keras_agnews.tokenizers import CHECKPOINT_OPTIONS, WordPieceTokenizer, write_vocabulary
+from keras_agnews.tokenizers import (
+    CHECKPOINT_OPTIONS,
+    Tokenizer,
+    WordPieceTokenizer,
+    write_vocabulary,
+)
 
+TOKENIZER_FILE = "tokenizer.json"
 # What each of their classes is, whatever its config says.
 _NEEDED: dict[str, dict[str, Any]] = {
     "bert": {"embedding_norm": True, "pooler": True, "pooling": "first", "head_size": 0},
@@ -55,7 +62,7 @@ def write(
     bundle.save_tensors(tensors, directory / WEIGHTS_FILE, directory / ".scratch", {"format": "pt"})
     write_vocabulary(directory / "vocab.txt", tokenizer.vocabulary)
     shutil.copymode(directory / "vocab.txt", directory / WEIGHTS_FILE)
-    write_tokenizer(tokenizer, directory / "tokenizer.json")
+    write_tokenizer(tokenizer, directory / TOKENIZER_FILE)
     names = {theirs: getattr(tokenizer, ours) for ours, (theirs, *_) in CHECKPOINT_OPTIONS.items()}
     names |= {"tokenizer_class": "BertTokenizer", "model_max_length": description.max_length}
     bundle.write_json(directory / "tokenizer_config.json", names)
@@ -102,6 +109,18 @@ def _config(description: Bundle, family: Family, tokenizer: Any) -> dict[str, An
     }
 
 
+def write_tokenizer_beside(tokenizer: Tokenizer, path: Path) -> None:
+    """The whole tokenizer of a network at `path`; a warning where it is none of BERT's."""
+    if isinstance(tokenizer, WordPieceTokenizer):
+        write_tokenizer(tokenizer, path.with_name(TOKENIZER_FILE), whole=True)
+    else:
+        warnings.warn(
+            f"{path.name} has no {TOKENIZER_FILE} beside it: the tokenizers library cannot do what "
+            f"a {tokenizer.kind!r} tokenizer does; clf.tokenizer makes the ids",
+            stacklevel=5,
+        )
+
+
 def write_tokenizer(tokenizer: WordPieceTokenizer, path: Path, *, whole: bool = False) -> None:
     """A tokenizer as their fast ones keep it, made by the library that reads it.
 
@@ -110,10 +129,11 @@ def write_tokenizer(tokenizer: WordPieceTokenizer, path: Path, *, whole: bool = 
         path: of the `tokenizer.json`.
         whole: whether cutting and padding are in it, which `transformers` wants to do itself.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
     ids = {token: i for i, token in enumerate(tokenizer.vocabulary)}
-    theirs = Tokenizer(
+    theirs = tokenizers.Tokenizer(
         models.WordPiece(
             vocab=ids,
             unk_token=tokenizer.unknown,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import uuid
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,8 @@ from keras_agnews.bundle import Bundle
 from keras_agnews.configs import TransformerConfig
 from keras_agnews.errors import InputError, require
 from keras_agnews.exporters import huggingface
-from keras_agnews.tokenizers import WordPieceTokenizer
 
 OPSET = 20  # the first that has Gelu
-TOKENIZER_FILE = "tokenizer.json"
 # Our activation: the operation and its attributes.
 _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "gelu": ("Gelu", {"approximate": "none"}),
@@ -84,14 +81,7 @@ def write(
         os.replace(passing, path)
     finally:
         passing.unlink(missing_ok=True)
-    if isinstance(tokenizer, WordPieceTokenizer):
-        huggingface.write_tokenizer(tokenizer, path.with_name(TOKENIZER_FILE), whole=True)
-    else:
-        warnings.warn(
-            f"{path.name} has no {TOKENIZER_FILE} beside it: the tokenizers library cannot do what "
-            f"a {tokenizer.kind!r} tokenizer does; clf.tokenizer makes the ids",
-            stacklevel=4,
-        )
+    huggingface.write_tokenizer_beside(tokenizer, path)
 
 
 class _Graph:

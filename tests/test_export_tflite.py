@@ -1,0 +1,77 @@
+"""The TensorFlow Lite model, as its interpreter sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference_bert as oracle
+from conftest import SENTENCES
+
+import keras_agnews
+
+pytestmark = pytest.mark.backend
+
+TEXTS = [text for text, _ in SENTENCES]
+
+
+def needs_tensorflow() -> None:
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("written on TensorFlow only")
+
+
+def served(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """What the interpreter answers, with its built-in operations only."""
+    import tensorflow as tf
+
+    interpreter = tf.lite.Interpreter(str(path))
+    places = {}
+    for detail in interpreter.get_input_details():
+        (name,) = (name for name in inputs if name in detail["name"])
+        places[name] = detail["index"]
+        interpreter.resize_tensor_input(detail["index"], inputs[name].shape)
+    interpreter.allocate_tensors()
+    for name, index in places.items():
+        interpreter.set_tensor(index, inputs[name].astype(np.int32))
+    interpreter.invoke()
+    answer: np.ndarray = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    return answer
+
+
+def inputs_of(classifier: Any, length: int) -> dict[str, np.ndarray]:
+    ids = classifier.tokenizer(TEXTS, max_length=length, padding=length)["input_ids"]
+    return {name: ids if name == "input_word_ids" else ids * 0 for name in classifier.model.input}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["tiny", "bert"])
+def test_the_interpreter_gives_the_same_logits(kind: str, tmp_path: Path) -> None:
+    needs_tensorflow()
+    if kind == "tiny":
+        classifier = keras_agnews.load("tiny-transformer")
+    else:
+        config = oracle.bert_config(hidden_act="gelu_new")
+        classifier = keras_agnews.load(
+            oracle.checkpoint(tmp_path / "source", config, oracle.random_tensors(config, 5))
+        )
+    path = classifier.export(tmp_path / "out" / "model.tflite")
+    names = {"model.tflite"} | ({"tokenizer.json"} if kind == "bert" else set())
+    assert {file.name for file in path.parent.iterdir()} == names
+    for length in (24, 40):
+        inputs = inputs_of(classifier, length)
+        np.testing.assert_allclose(
+            served(path, inputs), classifier.model(inputs).numpy(), atol=1e-4
+        )
+
+
+def test_another_backend_is_refused(tmp_path: Path) -> None:
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow writes it")
+    with pytest.raises(keras_agnews.InputError, match="KERAS_BACKEND=tensorflow"):
+        keras_agnews.load("tiny-transformer").export(tmp_path / "model.tflite")
