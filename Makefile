@@ -1,5 +1,6 @@
 # make demo        classify a few headlines with the shipped weights, offline
-# make test        the tests but the slow ones, on every backend installed; test-slow: the slow ones
+# make test        the tests but the slow ones, on every backend installed; test-slow: the slow
+#                  ones, but for those that repeat for minutes, which SOAK=1 adds
 # make lint        ruff and mypy
 # make bench       documents per second on the backend and device at hand
 # make build       wheel and sdist in dist/
@@ -36,7 +37,7 @@ demo: $(VENV)/.extra-$(BACKEND)
 test: $(VENV)/.extra-$(BACKEND) $(VENV)/.extra-test
 	@$(MAKE) --no-print-directory --keep-going MARKS="$(MARKS)" test-any $(BACKENDS:%=test-%)
 
-test-slow: MARKS := slow
+test-slow: MARKS := slow$(if $(SOAK),, and not soak)
 test-slow: test
 
 test-any: $(VENV)/.extra-test

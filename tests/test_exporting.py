@@ -107,7 +107,6 @@ def test_saved_model_answers_the_same(classifiers: Any, name: str, tmp_path: Pat
     check(classifiers[name], answers)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("on_tensorflow")
 def test_saved_models_are_served_elsewhere(
     classifiers: Any, fresh: Callable[..., str], tmp_path: Path

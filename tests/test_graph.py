@@ -84,7 +84,9 @@ def test_word_pieces_are_ours(vocabulary: tuple[str, ...], options: dict[str, An
     assert differing(tokenizer, texts) == []
 
 
-@pytest.mark.parametrize("end", [0x2800, pytest.param(0x110000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "end", [0x2800, pytest.param(0x110000, marks=[pytest.mark.slow, pytest.mark.soak])]
+)
 def test_word_pieces_are_ours_on_all_characters_but_new_ones(
     pieces: WordPieceTokenizer, end: int
 ) -> None:
@@ -238,7 +240,6 @@ def test_composed_model_saves_and_loads(
     np.testing.assert_allclose(again(texts), model(texts), atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.backend
 def test_composed_model_loads_in_a_fresh_process(
     keras: Any, vocabulary: tuple[str, ...], fresh: Callable[..., str], tmp_path: Path

@@ -298,6 +298,8 @@ def test_ten_thousand(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.slow
 def test_twenty_thousand_more(tmp_path: Path) -> None:
     for write, read in ((write_bundle, read_bundle), (write_checkpoint, read_checkpoint)):
         directory = write(tmp_path / read.__name__)

@@ -604,6 +604,8 @@ def test_a_hub_that_stays_ill(
 
 
 @pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_bad_answers_for_ever_end(
     server: HubServer, machine: HubClient, other: HubClient, name: str, written: Write, status: int
@@ -830,6 +832,8 @@ def test_killed_pulls(
 
 
 @needs_fork
+@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.slow
 def test_many_killed(
     server: HubServer,
