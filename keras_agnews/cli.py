@@ -108,6 +108,9 @@ _backend_option = click.option(
     expose_value=False,
     help="What Keras computes with, instead of KERAS_BACKEND or the first one installed.",
 )
+_base_option = click.option(
+    "--base", metavar="DIR", help="The pretrained base, where it is not to be fetched."
+)
 _columns_options = (
     click.option("--text-column", metavar="NAME", help="Column or key of the text."),
     click.option("--label-column", metavar="NAME", help="Column or key of the label."),
@@ -145,8 +148,11 @@ def main() -> None:
     "--format", "form", type=click.Choice(("text", "jsonl")), default="text", show_default=True
 )
 @click.option("--top", type=click.IntRange(min=1), metavar="K", help="The K best labels only.")
+@_base_option
 @_backend_option
-def classify(texts: tuple[str, ...], model: str, form: str, top: int | None) -> None:
+def classify(
+    texts: tuple[str, ...], model: str, form: str, top: int | None, base: str | None
+) -> None:
     """Print the label of each TEXT, or of each line of standard input.
 
     A line out for each line in, in order, as they come. In JSONL a line is an object of text,
@@ -158,7 +164,7 @@ def classify(texts: tuple[str, ...], model: str, form: str, top: int | None) -> 
     streams = texts in ((), ("-",))
     if streams and (sys.stdin is None or (not texts and sys.stdin.isatty())):
         raise click.UsageError("give texts, or pipe one a line into the command")
-    clf = _load(model)
+    clf = _load(model, base=base)
     write = _json_line if form == "jsonl" else _text_line
     width = max(map(len, clf.labels))
     for batch in read_lines(sys.stdin.buffer) if streams else (list(texts),):
@@ -472,6 +478,7 @@ def verify(source: str, revision: str | None, form: str) -> None:
 @_columns
 @click.option("--record", is_flag=True, help="Write the figures into the bundle's config.json.")
 @_format_option
+@_base_option
 @_backend_option
 def evaluate(
     name: str,
@@ -480,6 +487,7 @@ def evaluate(
     label_column: str | None,
     record: bool,
     form: str,
+    base: str | None,
 ) -> None:
     """Measure accuracy, F1, the confusion matrix and the speed of a model.
 
@@ -488,7 +496,7 @@ def evaluate(
     from keras_agnews import data as data_module
     from keras_agnews.metrics import scores
 
-    clf = _load(name)
+    clf = _load(name, base=base)
     dataset = data_module.load(
         data, "test", text_column=text_column, label_column=label_column, label_names=clf.labels
     )
@@ -646,7 +654,7 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
     type=click.IntRange(min=1),
     help="Store only what training has changed of the pretrained base, at this rank.",
 )
-@click.option("--base", metavar="DIR", help="The pretrained base, where it is not to be fetched.")
+@_base_option
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1))
 @_backend_option
 def train(
