@@ -7,7 +7,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 
@@ -15,13 +15,10 @@ from keras_agnews.errors import InputError, require
 from keras_agnews.exporters import huggingface, onnx
 from keras_agnews.graph_tokenizers import graph_tokenizer
 
-if TYPE_CHECKING:
-    from keras_agnews.classifier import TextClassifier
-
 _SAVED_MODEL_FILE = "saved_model.pb"
 
 
-def export(classifier: TextClassifier, path: Path) -> Path:
+def export(classifier: Any, path: Path) -> Path:
     """Write a classifier in the format that the suffix of a path says, as `WRITERS` has them.
 
     Returns: the path.
@@ -33,7 +30,7 @@ def export(classifier: TextClassifier, path: Path) -> Path:
     return path
 
 
-def _saved_model(classifier: TextClassifier, directory: Path) -> None:
+def _saved_model(classifier: Any, directory: Path) -> None:
     if (backend := keras.backend.backend()) != "tensorflow":
         raise InputError(
             f"a SavedModel is written by Keras on TensorFlow, not on {backend}: save_bundle here, "
@@ -56,7 +53,7 @@ def _saved_model(classifier: TextClassifier, directory: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _serving(classifier: TextClassifier) -> Any:
+def _serving(classifier: Any) -> Any:
     """A `tf.Module` from strings to labels and scores."""
     import tensorflow as tf
 
@@ -85,12 +82,12 @@ def _serving(classifier: TextClassifier) -> Any:
     return Serving()
 
 
-def _onnx(classifier: TextClassifier, path: Path) -> None:
+def _onnx(classifier: Any, path: Path) -> None:
     arrays = {v.path: keras.ops.convert_to_numpy(v.value) for v in classifier.model.weights}
     onnx.write(path, classifier.description, classifier.tokenizer, arrays)
 
 
-def _tflite(classifier: TextClassifier, path: Path) -> None:
+def _tflite(classifier: Any, path: Path) -> None:
     if (backend := keras.backend.backend()) != "tensorflow":
         raise InputError(
             f"a TensorFlow Lite model is written by Keras on TensorFlow, not on {backend}: "
@@ -111,7 +108,7 @@ def _tflite(classifier: TextClassifier, path: Path) -> None:
 
 
 #: By the suffix of the path: what writes it, and what it is called.
-WRITERS: dict[str, tuple[Callable[[TextClassifier, Path], None], str]] = {
+WRITERS: dict[str, tuple[Callable[[Any, Path], None], str]] = {
     "": (_saved_model, "a directory, a SavedModel"),
     ".onnx": (_onnx, "an ONNX graph from token ids"),
     ".tflite": (_tflite, "a TensorFlow Lite model from token ids"),

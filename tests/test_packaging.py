@@ -120,6 +120,7 @@ def distribution(requirement_or_module: str) -> str:
     name = requirement_or_module.partition(";")[0].partition(".")[0]
     for mark in "<>=!~[ ":
         name = name.partition(mark)[0]
+    name = {"google": "protobuf"}.get(name, name)
     return name.replace("_", "-").lower()
 
 
@@ -129,7 +130,7 @@ def extra(name: str) -> set[str]:
 
 
 BASE = {distribution(line) for line in PROJECT["dependencies"]}
-USERS_EXTRAS = ("tensorflow", "jax", "torch", "tfhub", "keras-nlp", "data")
+USERS_EXTRAS = ("tensorflow", "jax", "torch", "tfhub", "keras-nlp", "onnx", "data")
 
 
 def trees() -> Iterator[tuple[str, ast.Module]]:

@@ -11,7 +11,7 @@ import numpy as np
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.errors import InputError, require
-from keras_agnews.importers.keras_hub import EXTRA, FIELDS, FIXED, TOKENIZER_OPTIONS, our_name
+from keras_agnews.importers.keras_hub import FIELDS, FIXED, TOKENIZER_OPTIONS, our_name
 from keras_agnews.tokenizers import WordPieceTokenizer
 
 # Their tokenizer has these built in.
@@ -32,7 +32,7 @@ def write(
     """
     config = description.config
     _check(description, tokenizer)
-    models = require("keras_hub", EXTRA, "to write a preset").models
+    models = require("keras_hub", "keras-nlp", "to write a preset").models
     backbone = models.BertBackbone(**{theirs: getattr(config, f) for f, theirs in FIELDS.items()})
     options = {theirs: getattr(tokenizer, ours) for ours, theirs in TOKENIZER_OPTIONS.items()}
     if options["strip_accents"] is None:  # theirs knows no default that depends on `lowercase`

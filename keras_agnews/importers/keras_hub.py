@@ -15,7 +15,6 @@ from keras_agnews.errors import BundleError, InputError, NotFoundError, require
 from keras_agnews.tokenizers import Tokenizer, WordPieceTokenizer
 
 SCHEME = "keras_hub:"
-EXTRA = "keras-nlp"
 
 # What a `keras_hub.models.BertBackbone` cannot be told, and its layers have.
 FIXED: dict[str, Any] = {
@@ -104,7 +103,7 @@ def open_checkpoint(preset: str) -> KerasHubCheckpoint:
         NotFoundError: KerasHub cannot load it; the message has KerasHub's own words.
         BundleError: it is of another architecture.
     """
-    models = require("keras_hub", EXTRA, f"to load the preset {preset}").models
+    models = require("keras_hub", "keras-nlp", f"to load the preset {preset}").models
     import keras
 
     try:
