@@ -78,9 +78,10 @@ def configure(directory: Path, **changes: Any) -> None:
 
 
 def read(directory: Path, **arguments: Any) -> dict[str, np.ndarray]:
-    """All of a checkpoint's variables."""
+    """All of a checkpoint's variables, which outlive its file."""
     checkpoint = open_checkpoint(directory, **arguments)
-    return dict(checkpoint.arrays(checkpoint.description.variables()))
+    arrays = checkpoint.arrays(checkpoint.description.variables())
+    return {name: value.copy() for name, value in arrays}
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:

@@ -103,7 +103,10 @@ def test_built_variables_are_the_described_ones(name: str, models: Any) -> None:
     assert classifier.model.count_params() == classifier.description.parameters
 
 
-@pytest.mark.parametrize("name", FAST_ENTRIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "bert-large" else n for n in ENTRIES],
+)
 def test_forward_is_the_float64_reference(name: str, models: Any) -> None:
     classifier = models(name)
     weights = arrays(classifier)
