@@ -80,12 +80,9 @@ def _family(description: Bundle, tokenizer: Any) -> Family:
     needed = dict(_NEEDED[family.model_type])
     if family is DISTILBERT:
         needed["head_size"] = config.hidden_size
-    needed["key_size"] = None
+    needed["head_width"] = config.hidden_size // config.heads
     for field, value in needed.items():
-        found = getattr(config, field)
-        same = found == value or (field == "key_size" and config.head_width * config.heads
-                                  == config.hidden_size)  # fmt: skip
-        if not same:
+        if (found := getattr(config, field)) != value:
             raise InputError(
                 f"config.{field} of {description.name} is {found!r}, and a "
                 f"{family.title}ForSequenceClassification has {value!r}: it cannot be this model"
