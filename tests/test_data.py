@@ -528,6 +528,35 @@ def test_split_validation_is_stratified_and_repeats() -> None:
     assert len(parts[0].texts) == 1002 - 100 - duplicates
 
 
+def test_split_validation_leaves_near_duplicates_out_of_training() -> None:
+    story = "Oil rises to {} dollars a barrel as storms close in on the coast of {}".format
+    places = ("Texas", "Florida", "Cuba", "Mexico", "Haiti", "Belize", "Panama", "Honduras")
+    texts = [story(40 + i, place) for i, place in enumerate(places)]
+    others = [f"Team {i} won match {i} by {i} goals in town {i} on day {i}" for i in range(30)]
+    whole = dataset([*texts, *others], [0] * len(texts) + [1] * len(others))
+    training, validation = data.split_validation(whole, 0.2, similarity=0.5)
+    # Seven stories are near-duplicates of one that is held out, and all that is left of a class.
+    assert training.texts == [text for text in whole.texts if text not in validation.texts]
+
+    whole = dataset([*texts, "Grain is dear", *others], [0] * (len(texts) + 1) + [1] * len(others))
+    for seed in range(20):  # until a story is held out and the odd one is not
+        training, validation = data.split_validation(whole, 0.1, seed, similarity=0.5)
+        if "Grain is dear" in training.texts:
+            break
+    held = [text for text in validation.texts if text in texts]
+    assert held
+    assert not set(texts) & set(training.texts)
+    assert "Grain is dear" in training.texts
+    assert set(others) <= {*training.texts, *validation.texts}
+    assert f"{len(texts) - len(held)} near-duplicates of them left out" in training.note
+
+
+@pytest.mark.parametrize("similarity", [0, 1.1, float("nan")])
+def test_split_validation_needs_a_similarity(similarity: float) -> None:
+    with pytest.raises(InputError, match="similarity"):
+        data.split_validation(dataset(["a", "b"], [0, 0]), similarity=similarity)
+
+
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
 def test_split_validation_needs_a_fraction(fraction: float) -> None:
     with pytest.raises(InputError, match="is not between 0 and 1"):
