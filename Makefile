@@ -2,7 +2,8 @@
 # make test        the tests but the slow ones, on every backend installed; test-slow: the slow
 #                  ones, but for those that repeat for minutes, which SOAK=1 adds
 # make lint        ruff and mypy
-# make bench       documents per second on the backend and device at hand
+# make bench       documents per second on the backend and device at hand, beside the peers that
+#                  can be installed; build/bench has the rows
 # make build       wheel and sdist in dist/
 # make test-lower  the tests with the lowest versions that pyproject.toml admits
 #
@@ -61,7 +62,7 @@ lint: $(VENV)/.extra-test
 	$(BIN)/mypy
 
 bench: $(VENV)/.extra-$(BACKEND) $(VENV)/.extra-bench
-	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.run --quick --backends $(BACKEND) --output build/bench
 
 build: $(VENV)/.extra-test
 	$(BIN)/python -m build

@@ -1,4 +1,4 @@
-"""Accuracy, F1 and the confusion matrix of a classifier's answers."""
+"""Accuracy, F1, the confusion matrix and the calibration of a classifier's answers."""
 
 from __future__ import annotations
 
@@ -65,6 +65,37 @@ def scores(labels: Any, predicted: Any, classes: int) -> Scores:
         f1=f1,
         confusion=confusion,
     )
+
+
+def calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
+    """How far a classifier's scores are from what they claim: the expected calibration error.
+
+    The answers are put by their score into bins of equal width; the error is the mean, weighted by
+    the answers in a bin, of the distance between their mean score and their accuracy (Guo et al.
+    2017, arXiv:1706.04599).
+
+    Args:
+        probabilities: float `(n, classes)`; rows sum to 1.
+        labels: int `(n,)`, the true classes.
+        bins: how many; a score on a border is in the lower one.
+
+    Returns: a fraction in 0 to 1.
+    """
+    values, true = _paired(probabilities, labels)
+    score = values.max(axis=1)
+    right = values.argmax(axis=1) == true
+    place = np.clip(np.ceil(score * bins).astype(int) - 1, 0, bins - 1)
+    surplus = np.bincount(place, score - right, bins)
+    return float(np.abs(surplus).sum() / len(true))
+
+
+def _paired(values: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    rows, true = np.asarray(values, np.float64), np.asarray(labels)
+    if rows.ndim != 2 or true.shape != rows.shape[:1] or not len(true):
+        raise InputError(f"{rows.shape} and labels {true.shape} must be (n, classes) and (n,)")
+    if not np.isfinite(rows).all():
+        raise InputError("a row has a value that is not finite")
+    return rows, true
 
 
 def _fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -1,0 +1,213 @@
+"""How often the zoo and the classics are right: `python -m benchmarks.accuracy`.
+
+Writes results/accuracy.csv, a row a model: every entry that has trained weights, and the peers
+that learn by themselves. The test split is for this alone; nothing is chosen by it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import cells, peers, place, rows
+from keras_agnews import data, metrics, registry
+from keras_agnews.errors import DownloadError, KerasAgnewsError, NotFoundError
+
+SEEDS = {"tfidf-svm": 1, "fasttext": 3}  # the first is the same for every seed
+FIELDS = (
+    "model",
+    "title",
+    "rows",
+    "accuracy",
+    "accuracy_min",
+    "accuracy_max",
+    "macro_f1",
+    *(f"f1_{label}" for label in data.LABELS),
+    "calibration_error",
+    "seeds",
+    "train_rows",
+    "cost_minutes",
+    "cost_on",
+    "parameters",
+    "texts",
+    "versions",
+    "commit",
+    "date",
+    "note",
+)
+
+
+def score(scores: np.ndarray, labels: np.ndarray, probabilities: bool) -> dict[str, Any]:
+    """What one model's scores `(n, classes)` are worth."""
+    found = metrics.scores(labels, scores.argmax(axis=1), len(data.LABELS))
+    error = metrics.calibration_error(scores, labels) if probabilities else None
+    return {
+        "accuracy": found.accuracy,
+        "macro_f1": found.macro_f1,
+        **{f"f1_{label}": value for label, value in zip(data.LABELS, found.f1, strict=True)},
+        "calibration_error": error,
+    }
+
+
+def summarize(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean over the seeds, and from where to where accuracy goes."""
+    mean = {
+        name: None if found[0][name] is None else statistics.fmean(one[name] for one in found)
+        for name in found[0]
+    }
+    values = [one["accuracy"] for one in found]
+    return mean | {"accuracy_min": min(values), "accuracy_max": max(values), "seeds": len(found)}
+
+
+def of_entry(name: str, sources: Sequence[str], test: data.Dataset) -> dict[str, Any] | None:
+    """The row of an entry, its weights from one source a seed; `None` where it has none."""
+    import keras_agnews
+
+    found, description = [], None
+    for source in sources or ("best",):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                clf = keras_agnews.load(name, weights=source)
+            except (DownloadError, NotFoundError):
+                if sources:
+                    raise
+                return None
+        if any("untrained" in str(warning.message) for warning in caught):
+            return None
+        columns = [clf.labels.index(label) for label in test.label_names]
+        found.append(score(clf.predict(test.texts)[:, columns], test.labels, True))
+        description = description or clf.description
+    assert description is not None
+    recipe = description.recipe
+    return summarize(found) | {
+        "model": name,
+        "title": f"`{name}`",
+        "train_rows": recipe.get("rows"),
+        "cost_minutes": recipe.get("minutes"),
+        "cost_on": recipe.get("device"),
+        "parameters": description.parameters,
+        "versions": place.versions("keras_agnews", "keras", _backend()),
+    }
+
+
+def of_peer(name: str, path: str | None, test: data.Dataset) -> dict[str, Any]:
+    """The row of a peer that learns by itself."""
+    peer = peers.PEERS[name]
+    row: dict[str, Any] = {"model": name, "title": peer.title}
+    found, seconds = [], []
+    for seed in range(SEEDS[name]):
+        start = time.perf_counter()
+        try:
+            predict = peers.load(name, peers.Model(Path(), data=path, seed=seed))
+        except ImportError as error:
+            return row | {"note": f"not installed: {error}"}
+        seconds.append(time.perf_counter() - start)
+        answer = predict(test.texts)
+        assert answer.scores is not None
+        found.append(score(answer.scores, test.labels, answer.probabilities))
+    return (
+        row
+        | summarize(found)
+        | {
+            "train_rows": len(data.load_agnews("train", path).texts),
+            "cost_minutes": statistics.median(seconds) / 60,
+            "cost_on": place.cpu_name(),
+            "versions": place.versions(peer.package),
+        }
+    )
+
+
+def _backend() -> str:
+    import keras
+
+    return str(keras.backend.backend())
+
+
+def _sources(_: Any, __: Any, values: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for value in values:
+        name, _, source = value.partition("=")
+        if name not in registry.list_models() or not source:
+            raise click.BadParameter(f"{value!r}: pass ENTRY=PATH")
+        found.setdefault(name, []).append(source)
+    return found
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--entries", help="Separated by commas; by default all.")
+@click.option("--classics/--no-classics", default=True, help="The peers that learn by themselves.")
+@click.option("--data", "path", metavar="PATH", help="AG News, both splits.")
+@click.option(
+    "--weights",
+    multiple=True,
+    metavar="ENTRY=PATH",
+    callback=_sources,
+    help="Repeated for an entry: one a seed, the shipped one first.",
+)
+@click.option(
+    "--output",
+    default=rows.RESULTS / rows.ACCURACY_FILE,
+    show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+)
+def main(
+    entries: str | None,
+    classics: bool,
+    path: str | None,
+    weights: dict[str, list[str]],
+    output: Path,
+) -> None:
+    """Accuracy, F1 and calibration error on the AG News test split, on the backend at hand."""
+    names = registry.list_models() if entries is None else entries.split(",")
+    names.sort(key=lambda name: cells.describe(name).parameters)
+    learners = [name for name in SEEDS if classics]
+    console = Console(stderr=True)
+    found: list[dict[str, Any]] = []
+    try:
+        test = data.load_agnews("test", path)
+        for name in track(
+            names + learners, "Answering", console=console, disable=not console.is_terminal
+        ):
+            learns = name in SEEDS
+            row = (
+                of_peer(name, path, test) if learns else of_entry(name, weights.get(name, ()), test)
+            )
+            if row is None:
+                click.echo(f"{name} has no trained weights: no row", err=True)
+                continue
+            found.append(
+                row
+                | {
+                    "rows": len(test.texts),
+                    "texts": f"AG News test, {test.note}",
+                    "commit": place.commit(),
+                    "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                }
+            )
+    except KerasAgnewsError as error:
+        raise click.ClickException(str(error)) from error
+    written = [{name: _written(row.get(name)) for name in FIELDS} for row in found]
+    rows.write_csv(output, FIELDS, written)
+    for row in written:
+        click.echo(f"{row['model']:20} {row['accuracy'] or row['note']}")
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.5g}" if isinstance(value, float | np.floating) else str(value)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.accuracy")

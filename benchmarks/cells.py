@@ -1,0 +1,203 @@
+"""What there is to measure: a cell is one competitor at one piece of work."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.peers import PEERS
+from keras_agnews import bundle, registry
+from keras_agnews.configs import TransformerConfig
+
+OURS = "keras_agnews"
+CLASSIC = "classic"  # stands for an entry where a peer learns from the train split by itself
+BACKENDS = ("tensorflow", "jax", "torch")
+WORKS = ("strings", "model", "start", "training")
+PRECISIONS = ("float32", "bfloat16", "int8")
+QUICK_ENTRIES = ("tiny-transformer", "small-bert-L4")
+
+BATCHES, LENGTH = (1, 32, 256), 128
+TRAINING_BATCH, TRAINING_TEXTS = 32, 1_600
+# On a processor, a batch of 256 of a model with more parameters takes a minute.
+LARGE = 50_000_000
+# Of a strings-to-labels pass on a processor, so that it takes seconds with every entry.
+FLOPS_PER_PASS = 1.2e12
+MEAN_TOKENS = 53  # word pieces of an AG News text
+LEAST_TEXTS = 64
+QUICK_TEXTS = 512
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One competitor at one piece of work.
+
+    Attributes:
+        work: "strings" (texts in, probabilities out), "model" (token ids in, logits out), "start"
+            (a fresh process to its first answer) or "training" (a full fine-tuning step).
+        entry: of the zoo; or "classic".
+        competitor: "keras_agnews", or one of `peers.PEERS`.
+        backend: what it computes with.
+        batch: texts a batch, 0 where the competitor chooses.
+        length: tokens of each, 0 where the texts decide.
+        precision: "float32", "bfloat16" or "int8".
+    """
+
+    work: str
+    entry: str
+    competitor: str
+    backend: str
+    batch: int = 0
+    length: int = 0
+    precision: str = "float32"
+
+    @property
+    def name(self) -> str:
+        """All of it in one word, fit for a file's name."""
+        return "_".join(str(value) for value in dataclasses.astuple(self) if value)
+
+
+def all_cells(
+    entries: Sequence[str],
+    *,
+    backends: Sequence[str] = BACKENDS,
+    peers: Sequence[str] = tuple(PEERS),
+    works: Sequence[str] = WORKS,
+    precisions: Sequence[str] = ("float32",),
+    quick: bool = False,
+    gpu: bool = False,
+) -> list[Cell]:
+    """Every cell there is, those that are compared with each other side by side."""
+    found = []
+    for entry in entries:
+        description = describe(entry)
+        for work in works:
+            found += list(_CELLS[work](entry, description, backends, peers, precisions, quick, gpu))
+    if "strings" in works:
+        found += _peer_cells("strings", CLASSIC, CLASSIC, backends, peers, ("float32",))
+    return found
+
+
+def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells that take turns, since their rates are to be compared; the others one by one."""
+    found: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        key = cell if cell.work == "model" else (cell.work, cell.entry)
+        found.setdefault(key, []).append(cell)
+    return list(found.values())
+
+
+def describe(entry: str) -> bundle.Bundle:
+    """What the entry's config.json says; no weights are needed."""
+    directory = registry.find(entry)
+    if directory is None:
+        raise LookupError(f"{entry!r} is no entry of the zoo: {', '.join(registry.list_models())}")
+    return bundle.read(directory)
+
+
+def _strings(
+    entry: str,
+    description: bundle.Bundle,
+    backends: Sequence[str],
+    peers: Sequence[str],
+    precisions: Sequence[str],
+    *_: bool,
+) -> Iterable[Cell]:
+    for backend in backends:
+        for precision in precisions:
+            yield Cell("strings", entry, OURS, backend, precision=precision)
+    yield from _peer_cells("strings", entry, description.builder, backends, peers, precisions)
+
+
+def _model(
+    entry: str,
+    description: bundle.Bundle,
+    backends: Sequence[str],
+    peers: Sequence[str],
+    precisions: Sequence[str],
+    quick: bool,
+    gpu: bool,
+) -> Iterable[Cell]:
+    lengths = sorted({LENGTH, description.max_length})
+    batches = BATCHES if gpu or description.parameters < LARGE else BATCHES[:2]
+    for backend in backends:
+        for precision in precisions:
+            for length in lengths[:1] if quick else lengths:
+                for batch in BATCHES[1:2] if quick else batches:
+                    yield Cell("model", entry, OURS, backend, batch, length, precision)
+
+
+def _start(
+    entry: str, description: bundle.Bundle, backends: Sequence[str], *_: Any
+) -> Iterable[Cell]:
+    return (Cell("start", entry, OURS, backend) for backend in backends)
+
+
+def _training(
+    entry: str,
+    description: bundle.Bundle,
+    backends: Sequence[str],
+    peers: Sequence[str],
+    precisions: Sequence[str],
+    *_: bool,
+) -> Iterable[Cell]:
+    for backend in backends:
+        for precision in precisions:
+            if precision != "int8":
+                yield Cell("training", entry, OURS, backend, TRAINING_BATCH, 0, precision)
+    for cell in _peer_cells("training", entry, description.builder, backends, peers, precisions):
+        yield dataclasses.replace(cell, batch=TRAINING_BATCH)
+
+
+def _peer_cells(
+    work: str,
+    entry: str,
+    kind: str,
+    backends: Sequence[str],
+    names: Sequence[str],
+    precisions: Sequence[str],
+) -> list[Cell]:
+    return [
+        Cell(work, entry, name, backend, precision=peer.precisions[precision])
+        for name in names
+        if (peer := PEERS[name]).work == work and kind in peer.kinds
+        for backend in (peer.backends or backends)
+        for precision in precisions
+        if precision in peer.precisions
+    ]
+
+
+_CELLS = {"strings": _strings, "model": _model, "start": _start, "training": _training}
+
+
+def text_count(cell: Cell, quick: bool, gpu: bool) -> int:
+    """How many texts a pass of a cell has; what is compared is the rate."""
+    if cell.work not in ("strings", "training"):
+        return 0
+    peer = PEERS.get(cell.competitor)
+    count = 7_600 if cell.work == "strings" else TRAINING_TEXTS
+    if cell.entry != CLASSIC and not gpu:
+        work = flops(describe(cell.entry).config, MEAN_TOKENS)
+        work *= 1 if cell.work == "strings" else 3  # back again costs twice as much
+        count = min(count, int(FLOPS_PER_PASS / work))
+    if quick:
+        count = min(count, QUICK_TEXTS)
+    if peer is not None and not gpu:
+        count = int(count * peer.share)
+    return max(LEAST_TEXTS, count - count % 32) if count < 7_600 else count
+
+
+def flops(config: TransformerConfig, length: int, texts: int = 1) -> int:
+    """Floating-point operations of a forward pass over `texts` texts of `length` tokens.
+
+    Two a multiply-add, of the matrix products alone, as PaLM's MFU counts them (Chowdhery et al.
+    2022, arXiv:2204.02311, appendix B): with hidden size H, heads of A columns together,
+    feed-forward size F and n tokens, a layer has `2 n (4 H A + 2 H F)` in its projections and
+    `4 n n A` in its attention. That is the plain network's work, whatever is saved of it.
+    """
+    hidden, attention = config.hidden_size, config.heads * config.head_width
+    projections = 4 * hidden * attention + 2 * hidden * config.feed_forward_size
+    layer = 2 * length * projections + 4 * length * length * attention
+    head = 2 * hidden * (hidden * config.pooler + config.head_size)
+    return texts * (config.layers * layer + head)

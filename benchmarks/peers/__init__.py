@@ -1,0 +1,176 @@
+"""Other people's software at the same work, with the same weights: a file each, a function each.
+
+Each file has one function, `load(model, **options)`, from a `Model` on disk to a function from
+texts to an `Answer`. Packages come with the extra `bench`; where one is missing, `load` raises
+ImportError, which becomes a row of the results.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a peer gets: one set of weights in several forms, and where it is to compute.
+
+    Attributes:
+        directory: has `bundle` (ours), and of `hugging_face`, `keras_hub` and `model.onnx` what
+            the peer asked for in `Peer.form`; and room for what it writes.
+        backend: of the cell, e.g. "torch".
+        precision: of the cell.
+        batch: texts a batch.
+        gpu: whether to compute on one.
+        data: AG News, as `keras_agnews.data.load_agnews` takes it; for those that learn.
+        labels: right answers of the texts of a training pass.
+        seed: of what is drawn.
+    """
+
+    directory: Path
+    backend: str = ""
+    precision: str = "float32"
+    batch: int = 32
+    gpu: bool = False
+    data: str | None = None
+    labels: Sequence[int] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a peer says of n texts, and what it computed for that.
+
+    Attributes:
+        scores: float32 `(n, classes)`, in the order of the texts, the highest one wins; `None`
+            after a training pass.
+        positions: tokens and padding that went through the network; 0 where there is none.
+        probabilities: whether the scores are.
+    """
+
+    scores: np.ndarray | None
+    positions: int = 0
+    probabilities: bool = True
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An entry of the table below.
+
+    Attributes:
+        title: what a reader calls it.
+        module: in this package.
+        options: of its `load`.
+        form: of the weights, in `Model.directory`; "" where the bundle is enough.
+        kinds: builders of the entries that it can be, or "classic" where it learns by itself.
+            What no class of theirs comes near is not listed as a failure of theirs.
+        backends: what it runs on; empty for each of Keras's that is asked for.
+        precisions: from the precision asked for to its own.
+        share: of the texts that ours get, since the slow ones need not be waited for.
+        package: whose version is noted.
+        work: as a cell's.
+    """
+
+    title: str
+    module: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    form: str = ""
+    kinds: tuple[str, ...] = ("bert",)
+    backends: tuple[str, ...] = ()
+    precisions: Mapping[str, str] = field(default_factory=lambda: {"float32": "float32"})
+    share: float = 1.0
+    package: str = ""
+    work: str = "strings"
+
+
+_FLOATS = {"float32": "float32", "bfloat16": "bfloat16"}
+_ANY = ("bert", "transformer")
+
+
+def _transformers(title: str, module: str = "transformers", **rest: Any) -> Peer:
+    rest = {"precisions": _FLOATS, "share": 1 / 8} | rest
+    return Peer(
+        title, module, form="hugging_face", backends=("torch",), package="transformers", **rest
+    )
+
+
+def _onnx(title: str, **rest: Any) -> Peer:
+    rest = {"kinds": _ANY, "form": "onnx"} | rest
+    return Peer(title, "onnx_runtime", backends=("onnxruntime",), package="onnxruntime", **rest)
+
+
+PEERS: dict[str, Peer] = {
+    "transformers": _transformers("transformers, eager, fused attention"),
+    "transformers-compile": _transformers("transformers, torch.compile", options={"compiled": 1}),
+    "transformers-pipeline": _transformers("transformers, pipeline", "transformers_pipeline"),
+    "keras-hub-128": Peer(
+        "KerasHub, length 128",
+        "keras_hub",
+        {"length": 128},
+        "keras_hub",
+        backends=("jax",),
+        precisions=_FLOATS,
+        share=1 / 8,
+        package="keras_hub",
+    ),
+    "keras-hub-512": Peer(
+        "KerasHub as it comes, length 512",
+        "keras_hub",
+        {"length": 512},
+        "keras_hub",
+        backends=("jax",),
+        precisions=_FLOATS,
+        share=1 / 32,
+        package="keras_hub",
+    ),
+    "tfhub": Peer(
+        "TF-Hub SavedModels",
+        "tfhub",
+        backends=("tensorflow",),
+        share=1 / 8,
+        package="tensorflow_hub",
+    ),
+    "onnx": _onnx("ONNX Runtime", share=1 / 8),
+    "onnx-sorted": _onnx("ONNX Runtime, sorted by length", options={"by_length": True}),
+    "onnx-int8": _onnx(
+        "ONNX Runtime, int8, sorted by length",
+        options={"by_length": True, "int8": True},
+        precisions={"float32": "int8"},
+    ),
+    "padded": Peer(
+        "the same network padded, Keras's predict",
+        "padded_keras",
+        kinds=("transformer",),
+        share=1 / 8,
+        package="keras",
+    ),
+    "tfidf-svm": Peer(
+        "TF-IDF bigrams, linear SVM",
+        "tfidf_svm",
+        kinds=("classic",),
+        backends=("sklearn",),
+        package="sklearn",
+    ),
+    "fasttext": Peer(
+        "fastText, bigrams",
+        "fasttext",
+        kinds=("classic",),
+        backends=("fasttext",),
+        package="fasttext",
+    ),
+    "transformers-training": _transformers(
+        "transformers, a PyTorch loop", "transformers_training", work="training", share=1.0
+    ),
+}
+
+
+def load(name: str, model: Model) -> Callable[[Sequence[str]], Answer]:
+    """A peer, ready to answer."""
+    peer = PEERS[name]
+    module = importlib.import_module(f"benchmarks.peers.{peer.module}")
+    return module.load(model, **peer.options)  # type: ignore[no-any-return]

@@ -1,0 +1,193 @@
+"""Where a process computes: its device, threads, memory, versions and peak."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def gpu_at_hand() -> bool:
+    """Whether this machine has an NVIDIA GPU; imports no backend."""
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0 and "GPU" in done.stdout
+
+
+def device(gpu: bool) -> str:
+    """The device at hand, by the name that the backends give it."""
+    if not gpu:
+        return cpu_name()
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    return f"GPU, {done.stdout.splitlines()[0].strip()}"
+
+
+def installed(module: str) -> bool:
+    """Whether there is such a module; imports none."""
+    return importlib.util.find_spec(module) is not None
+
+
+def processor() -> str:
+    """The name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def cpus() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor as a device, with the number of those in use."""
+    return f"CPU, {cpus()} x {processor()}"
+
+
+def commit() -> str:
+    """The git commit of this checkout, "+" behind it where files differ; "" outside of one."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        # Of what is measured; the results themselves may lie there unsaved.
+        changed = git("status", "--porcelain", "--", "keras_agnews", "benchmarks/*.py", "zoo")
+        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(changed)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def peak_bytes() -> int | None:
+    """The most memory that this process has held, in bytes; `None` on Windows."""
+    try:  # of this program alone; `getrusage` counts what the parent held, too
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1_024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    kilobyte = 1 if sys.platform == "darwin" else 1_024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
+
+
+def version(package: str) -> str:
+    """A package's name and version, by the name that is installed or imported."""
+    names = importlib.metadata.packages_distributions().get(package, [package])
+    try:
+        return f"{package} {importlib.metadata.version(names[0])}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{package} of unknown version"
+
+
+def versions(*packages: str) -> str:
+    """Of Python and of what computes."""
+    wanted = dict.fromkeys(name for name in packages if name)
+    return ", ".join([f"python {platform.python_version()}", *map(version, wanted)])
+
+
+def facts(backend: str) -> dict[str, Any]:
+    """What a backend, imported already, computes on and with.
+
+    Returns: `device`, `threads` (0 where the backend decides) and `gpu_mb`, the most memory of a
+    GPU that was held, `None` on a processor.
+    """
+    device, threads, peak = _PLACES.get(backend, lambda: (None, 0, None))()
+    return {
+        "device": device or cpu_name(),
+        "threads": threads,
+        "gpu_mb": peak and round(peak / 1e6),
+    }
+
+
+def _jax_place() -> tuple[str | None, int, int | None]:
+    import jax
+
+    device = jax.devices()[0]
+    kind = device.platform.upper()
+    if kind == "CPU":
+        return None, 0, None
+    peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    return f"{kind}, {device.device_kind}", 0, peak
+
+
+def _tensorflow_place() -> tuple[str | None, int, int | None]:
+    import tensorflow as tf
+
+    threads = tf.config.threading.get_intra_op_parallelism_threads()
+    devices = tf.config.list_physical_devices("GPU")
+    if not devices:
+        return None, threads, None
+    name = tf.config.experimental.get_device_details(devices[0]).get("device_name", "GPU")
+    return f"GPU, {name}", threads, tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+
+def _torch_place() -> tuple[str | None, int, int | None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    if not torch.cuda.is_available():
+        return None, threads, None
+    return f"GPU, {torch.cuda.get_device_name()}", threads, torch.cuda.max_memory_allocated()
+
+
+# The device (`None` for the processor), the number of threads, and the peak of a GPU's memory.
+_PLACES: dict[str, Callable[[], tuple[str | None, int, int | None]]] = {
+    "jax": _jax_place,
+    "tensorflow": _tensorflow_place,
+    "torch": _torch_place,
+}
+
+
+def matrix_peak(precision: str, seconds: float = 0.5) -> float:
+    """Floating-point operations a second of large square matrix products on Keras's backend.
+
+    The best of several chains of products, in what a model of that precision multiplies; it is
+    what a network of nothing but products could reach with the same libraries.
+    """
+    import keras
+    from keras import ops
+
+    dtype = "bfloat16" if precision == "bfloat16" else "float32"
+    size, chain = (8_192, 8) if "GPU" in facts(keras.backend.backend())["device"] else (2_048, 1)
+    # Small, so that a chain of products stays finite.
+    values = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32) / size**0.5
+    left = ops.cast(ops.convert_to_tensor(values), dtype)
+
+    def products() -> None:
+        right = left
+        for _ in range(chain):
+            right = ops.matmul(left, right)
+        keras.ops.convert_to_numpy(right[:1, :1])
+
+    products()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end or best == float("inf"):
+        start = time.perf_counter()
+        products()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 * chain / best

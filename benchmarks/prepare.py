@@ -1,0 +1,156 @@
+"""One set of weights in the forms that the competitors read, written once a run.
+
+Where an entry has no weights to be had they are drawn, and its head is set so that the answers
+differ from text to text: else competitors would agree by answering nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import texts
+
+DRAWN, UNTRAINED_HEAD = "random weights", "pretrained encoder, random head"
+ERRORS_FILE = "errors.json"
+_TEXTS = 64  # by which a random head is set
+
+
+def main() -> None:
+    """Reads a line of JSON: entry, weights, directory, forms; prints one: how that went."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    options = json.loads(sys.stdin.readline())
+    try:
+        answer = prepare(**options)
+    except Exception as error:
+        answer = {"status": "failed", "note": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+def prepare(
+    entry: str, weights: str | None, directory: str, forms: Sequence[str]
+) -> dict[str, Any]:
+    """Write the bundle and the forms; those that cannot be are noted beside them.
+
+    Args:
+        entry: of the zoo.
+        weights: as `keras_agnews.load` takes it; `None` for the best to be had, else random.
+        directory: made where it is missing.
+        forms: of "hugging_face", "keras_hub" and "onnx".
+
+    Returns: `weights`, a word on what they are, and `parameters`.
+    """
+    import keras
+
+    import keras_agnews
+    from keras_agnews.errors import DownloadError, NotFoundError
+
+    root = Path(directory)
+    root.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            clf = keras_agnews.load(entry, weights=weights or "best")
+            new = any("untrained" in str(warning.message) for warning in caught)
+            kind = UNTRAINED_HEAD if new else "trained"
+        except (DownloadError, NotFoundError):
+            if weights is not None:
+                raise
+            clf, kind = keras_agnews.load(entry, weights=None), DRAWN
+    if kind != "trained":
+        _set_head(clf)
+    clf.save_bundle(root / "bundle")
+    errors = {}
+    for form in forms:
+        try:
+            _FORMS[form](clf, root)
+        except Exception as error:
+            errors[form] = [status_of(error), str(error)]
+    (root / ERRORS_FILE).write_text(json.dumps(errors), encoding="utf-8")
+    return {"weights": kind, "parameters": clf.description.parameters}
+
+
+def status_of(error: BaseException) -> str:
+    """How a row calls an exception."""
+    from keras_agnews.errors import InputError
+
+    kind, message = type(error).__name__, str(error)
+    if isinstance(error, ImportError):
+        return "not installed"
+    if isinstance(error, InputError):
+        return "unsupported"
+    memory = ("RESOURCE_EXHAUSTED", "out of memory", "OOM")
+    if isinstance(error, MemoryError) or any(word in kind + message for word in memory):
+        return "out of memory"
+    return "failed"
+
+
+def _set_head(clf: Any) -> None:
+    """Make the logits of ordinary texts differ: each class with mean 0 and deviation 1."""
+    sample = texts.generate_texts(clf.tokenizer.vocabulary, _TEXTS)
+    features = clf.features(sample)
+    layer = clf.model.get_layer("logits")
+    kernel, _ = (np.array(value) for value in layer.get_weights())
+    if clf.description.config.head_size:  # a dense layer with ReLU lies between
+        inner, bias = clf.model.get_layer("head_hidden").get_weights()
+        features = np.maximum(0, features @ inner + bias)
+    logits = features @ kernel
+    scale = logits.std(axis=0) + 1e-12
+    layer.set_weights([kernel / scale, -logits.mean(axis=0) / scale])
+
+
+def _hugging_face(clf: Any, root: Path) -> None:
+    """Theirs have no class that pools by mean: the peer does that, with their encoder and head."""
+    from keras_agnews.exporters import huggingface
+
+    config = clf.description.config
+    if getattr(config, "pooling", "") != "mean" or clf.description.builder != "bert":
+        clf.save_hugging_face(root / "hugging_face")
+        return
+    twin = dataclasses.replace(
+        clf.description, config=dataclasses.replace(config, pooler=True, pooling="first")
+    )
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in twin.variables().items()}
+    arrays |= _arrays(clf)
+    huggingface.write(root / "hugging_face", twin, clf.tokenizer, arrays)
+
+
+def _keras_hub(clf: Any, root: Path) -> None:
+    """Theirs has GELU by tanh built in: as much work, and almost the same answers."""
+    from keras_agnews.exporters import keras_hub
+
+    config = dataclasses.replace(clf.description.config, activation="gelu_tanh")
+    twin = dataclasses.replace(clf.description, config=config)
+    keras_hub.write(root / "keras_hub", twin, clf.tokenizer, _arrays(clf))
+
+
+def _onnx(clf: Any, root: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a tokenizer that the peer has by other ways
+        clf.export(root / "model.onnx")
+
+
+def _arrays(clf: Any) -> dict[str, np.ndarray]:
+    import keras
+
+    return {value.path: keras.ops.convert_to_numpy(value.value) for value in clf.model.weights}
+
+
+_FORMS: dict[str, Callable[[Any, Path], None]] = {
+    "hugging_face": _hugging_face,
+    "keras_hub": _keras_hub,
+    "onnx": _onnx,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""README's tables and the pictures, from the CSV files: `python -m benchmarks.report`.
+
+With --check nothing is written, and the exit code is 1 where README is not what the files say.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import click
+
+from benchmarks import cells, rows
+from benchmarks.cells import CLASSIC, OURS
+from benchmarks.peers import PEERS
+from benchmarks.rows import Row
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+_NOTHING = "Not measured yet: `python -m benchmarks.{}` does."
+_BLOCK = re.compile(r"(<!-- benchmarks:(\w+) -->\n).*?(<!-- /benchmarks:\2 -->)", re.DOTALL)
+
+
+def competitor(row: Row) -> str:
+    """What a reader calls it."""
+    where = BACKENDS.get(row.backend, row.backend)
+    if row.competitor == OURS:
+        return f"keras_agnews, {where}" + (
+            "" if row.precision == "float32" else f", {row.precision}"
+        )
+    peer = PEERS[row.competitor]
+    title = peer.title if peer.backends else f"{peer.title}, {where}"
+    plain = row.precision in ("float32", *peer.precisions.values()) and len(peer.precisions) == 1
+    return title if plain or row.precision == "float32" else f"{title}, {row.precision}"
+
+
+def by_device(found: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows of each device, processors first."""
+    devices: dict[str, list[Row]] = {}
+    for row in sorted(found, key=lambda row: row.device):
+        devices.setdefault(row.device, []).append(row)
+    return devices
+
+
+def best(found: Iterable[Row], entry: str) -> Row | None:
+    """Our fastest row of an entry's strings to labels, in float32 where it is there."""
+    ours = [
+        row
+        for row in found
+        if row.work == "strings" and row.entry == entry and row.competitor == OURS
+        if row.docs_per_second is not None
+    ]
+    return max(
+        ours, key=lambda row: (row.precision == "float32", row.docs_per_second), default=None
+    )
+
+
+# The tables. Each is of one device.
+
+
+def strings_table(found: Sequence[Row]) -> str:
+    """Strings to labels: a row a competitor, two columns an entry."""
+    found = [row for row in found if row.work == "strings"]
+    entries = _entries(found)
+    ours = {entry: best(found, entry) for entry in entries}
+    names: dict[str, dict[str, Row]] = {}
+    for row in sorted(found, key=_competitor_order):
+        names.setdefault(competitor(row), {})[row.entry] = row
+    lines = []
+    for name, of_entry in names.items():
+        line = [name]
+        for entry in entries:
+            row = of_entry.get(entry)
+            rate = row and row.docs_per_second
+            line.append(f"{rate:,.0f}" if rate else row.status if row else "")
+            if entry != CLASSIC:
+                line.append(_ratio(ours[entry], row))
+        lines.append(line)
+    head = ["documents a second"]
+    for entry in entries:
+        head += ["learnt here"] if entry == CLASSIC else [f"`{entry}`", "our best is"]
+    return _table(head, lines)
+
+
+def _ratio(champion: Row | None, row: Row | None) -> str:
+    """How many times as fast the champion is."""
+    if champion is None or row is None or row is champion or not row.docs_per_second:
+        return ""
+    assert champion.docs_per_second is not None
+    ratio = champion.docs_per_second / row.docs_per_second
+    return f"{ratio:.0f} x" if ratio >= 10 else f"{ratio:.2g} x"
+
+
+def model_table(found: Sequence[Row]) -> str:
+    """Token ids to logits: a row an entry, backend, precision and length."""
+    found = [row for row in found if row.work == "model"]
+    batches = sorted({row.batch for row in found})
+    groups: dict[tuple[str, ...], dict[int, Row]] = {}
+    for row in sorted(found, key=lambda row: (_size(row), row.backend, row.precision, row.length)):
+        key = (f"`{row.entry}`", BACKENDS[row.backend], row.precision, str(row.length))
+        groups.setdefault(key, {})[row.batch] = row
+    lines = []
+    for key, of_batch in groups.items():
+        line = list(key)
+        for batch in batches:
+            row = of_batch.get(batch)
+            if row is None or row.docs_per_second is None:
+                line.append("" if row is None else row.status)
+            elif batch == 1:
+                line.append(f"{row.ms_per_batch:.3g} ms")
+            else:
+                line.append(f"{row.docs_per_second:,.0f}")
+        shares = [row.mfu for row in of_batch.values() if row.mfu is not None]
+        line.append(f"{max(shares):.0%}" if shares else "")
+        lines.append(line)
+    heads = ["a text alone" if batch == 1 else f"texts/s by {batch}" for batch in batches]
+    return _table(
+        ["entry", "backend", "precision", "tokens", *heads, "of the peak, at best"], lines
+    )
+
+
+def start_table(found: Sequence[Row]) -> str:
+    """A fresh process to its first answer: a row an entry."""
+    return _backend_table(
+        [row for row in found if row.work == "start"],
+        lambda row: f"{row.start_s:.1f} s ({row.start_beyond_import_s:.1f} s)",
+        "first answer after (of these, beyond the backend's import)",
+    )
+
+
+def training_table(found: Sequence[Row]) -> str:
+    """A full fine-tuning step: a row an entry."""
+    return _backend_table(
+        [row for row in found if row.work == "training"],
+        lambda row: f"{row.docs_per_second:,.0f}",
+        "documents a second",
+    )
+
+
+def _backend_table(found: Sequence[Row], text: Callable[[Row], str], head: str) -> str:
+    columns = list(dict.fromkeys(map(competitor, sorted(found, key=_competitor_order))))
+    lines = []
+    for entry in _entries(found):
+        of_column = {competitor(row): row for row in found if row.entry == entry}
+        line = [f"`{entry}`"]
+        for column in columns:
+            row = of_column.get(column)
+            line.append("" if row is None else text(row) if row.status == "ok" else row.status)
+        lines.append(line)
+    return _table([head, *(name.removeprefix("keras_agnews, ") for name in columns)], lines)
+
+
+def accuracy_table(results: Path) -> str:
+    """Of accuracy.csv: a row a model."""
+    file = results / rows.ACCURACY_FILE
+    if not file.exists():
+        return _NOTHING.format("accuracy") + "\n"
+    with file.open(newline="", encoding="utf-8") as stream:
+        found = list(csv.DictReader(stream))
+    lines = []
+    for row in found:
+        spread = float(row["accuracy_max"]) - float(row["accuracy_min"])
+        cost = float(row["cost_minutes"] or "nan")
+        error = row["calibration_error"]
+        lines.append(
+            [
+                row["title"],
+                f"{float(row['accuracy']):.2%}" + (f" ± {spread / 2:.2%}" if spread else ""),
+                f"{float(row['macro_f1']):.4f}",
+                f"{float(error):.1%}" if error else "",
+                f"{int(row['train_rows']):,}" if row["train_rows"] else "",
+                "" if cost != cost else f"{cost:,.1f} min, {row['cost_on']}".removesuffix(", "),
+            ]
+        )
+    heads = ["model", "accuracy", "macro F1", "calibration error", "trained on", "cost"]
+    days = _span(row["date"] for row in found)
+    note = (
+        f"On {found[0]['texts']} ({int(found[0]['rows']):,} rows), {days}. Calibration error: "
+        "expected, 15 bins.\n"
+    )
+    return _table(heads, lines) + "\n" + note
+
+
+_TABLES: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
+    "strings": ("strings", strings_table),
+    "model": ("model", model_table),
+    "start": ("start", start_table),
+    "training": ("training", training_table),
+}
+
+
+def block(name: str, results: Path) -> str:
+    """What stands between the markers of that name."""
+    if name == "accuracy":
+        return accuracy_table(results)
+    if name not in _TABLES:
+        raise click.ClickException(f"README has a block benchmarks:{name}, which is not known")
+    work, table = _TABLES[name]
+    found = [row for row in rows.read(results) if row.work == work]
+    parts = [
+        f"{table(of_device)}\n{_caption(device, of_device)}\n"
+        for device, of_device in by_device(found).items()
+    ]
+    return "\n".join(parts) or _NOTHING.format("run") + "\n"
+
+
+def _caption(device: str, found: Sequence[Row]) -> str:
+    """Where, when and with what; and what the weights were, where they were not trained."""
+    versions = dict.fromkeys(
+        part for row in found for part in row.versions.split(", ") if not part.startswith("python")
+    )
+    drawn: dict[str, list[str]] = {}
+    for row in found:
+        if row.weights not in ("", "trained"):
+            names = drawn.setdefault(row.weights, [])
+            names += [f"`{row.entry}`"] * (f"`{row.entry}`" not in names)
+    weights = "".join(f" {', '.join(names)}: {kind}." for kind, names in sorted(drawn.items()))
+    origins = sorted({row.texts for row in found if row.texts and "drawn" not in row.texts})
+    texts = f" Texts: {'; '.join(origins)}." if origins else ""
+    return (
+        f"{device}; {', '.join(sorted(versions))}; {_span(row.date for row in found)}."
+        f"{texts}{weights}"
+    )
+
+
+def _span(dates: Iterable[str]) -> str:
+    days = sorted({date[:10] for date in dates if date})
+    return " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    marks = ["---", *["--:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, marks, *lines)) + "\n"
+
+
+def _entries(found: Iterable[Row]) -> list[str]:
+    """Smallest first, what learns by itself last."""
+    sizes = {row.entry: _size(row) for row in found}
+    return sorted(sizes, key=lambda entry: (entry == CLASSIC, sizes[entry], entry))
+
+
+def _size(row: Row) -> int:
+    return row.parameters or 0
+
+
+def _competitor_order(row: Row) -> tuple[int, int, str]:
+    names = [OURS, *PEERS]
+    backends = list(cells.BACKENDS)
+    place = backends.index(row.backend) if row.backend in backends else len(backends)
+    return names.index(row.competitor), place, row.precision
+
+
+def render(readme: str, results: Path) -> str:
+    """README with every block as the CSV files have it."""
+    return _BLOCK.sub(lambda match: match[1] + block(match[2], results) + match[3], readme)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--check", is_flag=True, help="Write nothing; exit code 1 where README differs.")
+@click.option("--results", default=rows.RESULTS, type=click.Path(path_type=Path, exists=True))
+@click.option("--readme", default=README, type=click.Path(path_type=Path, exists=True))
+@click.option("--pictures/--no-pictures", default=True, help="Draw them too; needs matplotlib.")
+def main(check: bool, results: Path, readme: Path, pictures: bool) -> None:
+    """Write README's tables and the pictures in benchmarks/results from the CSV files there."""
+    text = readme.read_text(encoding="utf-8")
+    wanted = render(text, results)
+    if check:
+        if wanted != text:
+            raise click.ClickException(
+                f"{readme.name} is not what the CSV files say: python -m benchmarks.report"
+            )
+        return
+    readme.write_text(wanted, encoding="utf-8")
+    if pictures:
+        from benchmarks import pictures as drawing
+
+        for file in drawing.draw(results):
+            click.echo(file)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.report")

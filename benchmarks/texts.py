@@ -1,0 +1,100 @@
+"""The texts that are measured on: AG News, or generated ones of the same lengths."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import click
+import numpy as np
+
+from keras_agnews import data
+from keras_agnews.errors import DownloadError, InputError, MissingDependencyError
+
+# The AG News test split: 7,600 texts, their words log-normal.
+TEXTS, MEAN_WORDS, SIGMA = 7_600, 38, 0.26
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is read.
+
+    Attributes:
+        texts: n strings.
+        labels: the right answer of each, `None` where the texts are generated.
+        origin: a word on what they are.
+    """
+
+    texts: list[str]
+    labels: list[int] | None
+    origin: str
+
+    def sample(self, count: int) -> Texts:
+        """`count` of them, drawn at random and always the same ones; all where there are fewer."""
+        if count >= len(self.texts):
+            return self
+        drawn = self.drawn(count)
+        labels = self.labels and [self.labels[i] for i in drawn]
+        return Texts([self.texts[i] for i in drawn], labels, self.origin)
+
+    def drawn(self, count: int) -> np.ndarray:
+        """Which ones `sample` draws, in order; fewer are always among more."""
+        return np.sort(np.random.default_rng(0).permutation(len(self.texts))[:count])
+
+    def write(self, directory: str | Path, split: str = "test") -> None:
+        """Leave them for another process to `read`."""
+        file = Path(directory) / f"{split}.json"
+        file.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: str | Path, split: str = "test") -> Self:
+        """What `write` left."""
+        return cls(**json.loads((Path(directory) / f"{split}.json").read_text(encoding="utf-8")))
+
+
+def read_texts(path: str | None, vocabulary: Sequence[str], split: str = "test") -> Texts:
+    """The AG News texts of a split; generated ones if there are none.
+
+    Only what cannot be had is replaced: a file that cannot be read is an error.
+
+    Args:
+        path: as `keras_agnews.data.load_agnews` takes it.
+        vocabulary: of which texts are generated.
+        split: "test" or "train".
+    """
+    try:
+        dataset = data.load_agnews(split, path)
+    except (DownloadError, MissingDependencyError) as error:
+        click.echo(f"AG News is not to be had: {error}", err=True)
+        return Texts(generate_texts(vocabulary), None, "generated, as long as those of AG News")
+    if not dataset.texts:
+        raise InputError(f"{dataset.source} holds no text to measure on")
+    return Texts(dataset.texts, dataset.labels.tolist(), f"AG News {split}, {dataset.note}")
+
+
+def generate_texts(vocabulary: Sequence[str], count: int = TEXTS, seed: int = 0) -> list[str]:
+    """Texts of words of a vocabulary, as long as those of AG News.
+
+    Args:
+        vocabulary: sorted by frequency; its tokens that are not letters alone are left out.
+        count: how many texts.
+        seed: of the random numbers.
+    """
+    words = np.array([token for token in vocabulary if token.isalpha()])
+    if not len(words):
+        raise InputError("the vocabulary holds no word to generate texts from: pass --data")
+    rng = np.random.default_rng(seed)
+    lengths = generate_lengths(count, rng)
+    frequencies = 1 / np.arange(1, len(words) + 1)  # Zipf's law
+    drawn = rng.choice(words, lengths.sum(), p=frequencies / frequencies.sum())
+    return [" ".join(part) for part in np.split(drawn, np.cumsum(lengths)[:-1])]
+
+
+def generate_lengths(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Words of `count` texts, int64, distributed as those of AG News."""
+    lengths = rng.lognormal(np.log(MEAN_WORDS) - SIGMA**2 / 2, SIGMA, count)
+    return np.maximum(1, lengths.round().astype(np.int64))

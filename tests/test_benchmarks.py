@@ -1,0 +1,494 @@
+"""The benchmark: what it measures, what becomes of a process that fails, and what README says."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import dataclasses
+import importlib.util
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import SENTENCES, needs
+
+import keras_agnews
+from benchmarks import accuracy, cells, peers, report, rows, run, texts
+from benchmarks.cells import OURS, Cell
+from benchmarks.rows import Row
+from keras_agnews import registry
+from keras_agnews.errors import DataError, InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXTS = [text for text, _ in SENTENCES]
+LABELS = ("World", "Sports", "Business", "Sci/Tech")
+
+
+def write_agnews(directory: Path, copies: int = 1) -> Path:
+    """Both splits, as AG News has them, of our own sentences."""
+    directory.mkdir()
+    for split in ("train", "test"):
+        with (directory / f"{split}.csv").open("w", newline="", encoding="utf-8") as stream:
+            lines = [(1 + LABELS.index(label), *text.split(" ", 1)) for text, label in SENTENCES]
+            csv.writer(stream).writerows(lines * copies)
+    return directory
+
+
+# What there is to measure.
+
+
+def test_every_entry_has_every_backend_and_peer() -> None:
+    found = cells.all_cells(registry.list_models())
+    assert len(found) == len(set(found)) == len({cell.name for cell in found})
+    for entry in registry.list_models():
+        mine = [cell for cell in found if cell.entry == entry]
+        for work in cells.WORKS:
+            backends = {c.backend for c in mine if c.work == work and c.competitor == OURS}
+            assert backends == set(cells.BACKENDS)
+        kind = cells.describe(entry).builder
+        assert {cell.competitor for cell in mine} == {OURS} | {
+            name for name, peer in peers.PEERS.items() if kind in peer.kinds
+        }
+        shapes = {(cell.batch, cell.length) for cell in mine if cell.work == "model"}
+        large = entry in ("bert-base", "bert-large", "distilbert-base")
+        lengths = (128, 256) if entry == "tiny-transformer" else (128,)
+        batches = (1, 32) if large else (1, 32, 256)
+        assert shapes == {(batch, length) for batch in batches for length in lengths}
+    assert {c.competitor for c in found if c.entry == cells.CLASSIC} == {"tfidf-svm", "fasttext"}
+
+
+def test_what_is_asked_for_is_all_there_is() -> None:
+    found = cells.all_cells(
+        ["bert-base"],
+        backends=["jax"],
+        peers=["onnx", "onnx-int8", "transformers"],
+        works=["strings", "model"],
+        precisions=["bfloat16"],
+        gpu=True,
+    )
+    assert found == [
+        Cell("strings", "bert-base", OURS, "jax", precision="bfloat16"),
+        Cell("strings", "bert-base", "transformers", "torch", precision="bfloat16"),
+        *(Cell("model", "bert-base", OURS, "jax", n, 128, "bfloat16") for n in (1, 32, 256)),
+    ]
+
+
+def test_competitors_take_turns_and_shapes_do_not() -> None:
+    found = cells.all_cells(["tiny-transformer"], peers=["padded"])
+    sizes = {group[0].work: len(group) for group in cells.groups(found)}
+    assert sizes == {"strings": 6, "model": 1, "start": 3, "training": 3}
+
+
+def test_slow_peers_and_large_entries_get_fewer_texts() -> None:
+    def count(entry: str, competitor: str = OURS, **options: bool) -> int:
+        settings = {"quick": False, "gpu": False} | options
+        return cells.text_count(Cell("strings", entry, competitor, "jax"), **settings)
+
+    assert count("tiny-transformer") == count("small-bert-L4") == count("bert-large", gpu=True)
+    assert 7_600 > count("minilm-L6") > count("bert-base") >= count("bert-large") > 0
+    assert 7_600 > count("small-bert-L4", "keras-hub-128") > count("small-bert-L4", "keras-hub-512")
+    assert count("small-bert-L4", quick=True) == cells.QUICK_TEXTS
+
+
+def test_flops_are_those_of_the_matrix_products() -> None:
+    """Multiplied out by hand for BERT-base, of which 22.4 GFLOP at 128 tokens are published."""
+    config = cells.describe("bert-base").config
+    found = cells.flops(config, 128)
+    assert found == 12 * (128 * 2 * 12 * 768**2 + 4 * 128**2 * 768) + 2 * 768**2
+    assert found == pytest.approx(22.4e9, rel=0.01)
+    assert cells.flops(config, 128, 3) == 3 * found
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_a_peer_is_a_file_with_one_function(name: str) -> None:
+    """Read, not imported: what it needs may be missing."""
+    peer = peers.PEERS[name]
+    path = ROOT / "benchmarks" / "peers" / f"{peer.module}.py"
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    load = functions["load"]
+    assert ast.unparse(load.returns) == "Callable[[Sequence[str]], Answer]"
+    model, *options = load.args.args
+    assert (model.arg, ast.unparse(model.annotation)) == ("model", "Model")
+    assert {option.arg for option in options} >= set(peer.options)
+    at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    roots = {
+        name.partition(".")[0]
+        for node in at_once
+        for name in (
+            [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+        )
+    }
+    assert roots <= sys.stdlib_module_names | {"benchmarks", "keras_agnews", "numpy"}
+
+
+def test_every_file_of_peers_is_listed() -> None:
+    files = {path.stem for path in (ROOT / "benchmarks" / "peers").glob("*.py")}
+    assert files - {"__init__"} == {peer.module for peer in peers.PEERS.values()}
+
+
+# Texts.
+
+
+def test_a_broken_file_is_not_replaced_by_generated_texts(tmp_path: Path) -> None:
+    file = tmp_path / "test.csv"
+    with pytest.raises(DataError):
+        texts.read_texts(str(file), ["word"])
+    file.write_text("")
+    with pytest.raises((DataError, InputError)):
+        texts.read_texts(str(file), ["word"])
+
+
+def test_texts_are_generated_where_there_is_no_ag_news(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_agnews import data
+    from keras_agnews.errors import DownloadError
+
+    def unreachable(*_: Any) -> Any:
+        raise DownloadError("the Hub cannot be reached")
+
+    monkeypatch.setattr(data, "load_agnews", unreachable)
+    vocabulary = ["[PAD]", "[UNK]", "oil", "prices", "##es", "4", "rise"]
+    found = texts.read_texts(None, vocabulary)
+    assert (len(found.texts), found.labels) == (7_600, None)
+    assert set(" ".join(found.texts).split()) == {"oil", "prices", "rise"}
+    assert found.origin == "generated, as long as those of AG News"
+
+
+def test_generated_texts_are_as_long_as_those_of_ag_news(agnews: Path) -> None:
+    theirs = texts.read_texts(str(agnews), [])
+    assert theirs.origin == "AG News test, complete"
+    ours = texts.generate_texts(["one", "two", "three"], len(theirs.texts))
+    lengths = [np.array([len(text.split()) for text in part]) for part in (theirs.texts, ours)]
+    means, spreads = zip(*((part.mean(), part.std()) for part in lengths), strict=True)
+    assert means[1] == pytest.approx(means[0], rel=0.02)
+    assert spreads[1] == pytest.approx(spreads[0], rel=0.05)
+
+
+def test_a_sample_is_the_same_each_time_and_part_of_a_larger_one(tmp_path: Path) -> None:
+    every = texts.Texts([f"text {i}" for i in range(50)], list(range(50)), "made")
+    every.write(tmp_path)
+    few, more = texts.Texts.read(tmp_path).sample(8), every.sample(20)
+    assert few == every.sample(8)
+    assert set(few.texts) < set(more.texts) < set(every.texts)
+    assert few.texts == [f"text {i}" for i in few.labels or ()]
+    assert every.sample(50) is every
+
+
+# Processes.
+
+SPEAKS = """
+import json, sys, time
+job = json.loads(sys.stdin.readline())
+backend = job["cell"]["backend"]
+exec(CODE.get(backend, ""))
+print('{"ready": true}', flush=True)
+count = 0
+for line in sys.stdin:
+    if line == "end\\n":
+        facts = {"peak_mb": 7, "positions": 400, "device": "CPU, 2 x made up"}
+        print(json.dumps(facts), flush=True)
+        break
+    count += 1
+    print(json.dumps({"seconds": float(count), "count": 8, "import_seconds": 0.5}), flush=True)
+"""
+
+
+def runner_of(tmp_path: Path, code: dict[str, str], **options: Any) -> run.Runner:
+    """A runner whose processes say what they are told, for `tiny-transformer` on 8 texts."""
+    program = SPEAKS.replace("CODE", repr(code))
+    runner = run.Runner(
+        tmp_path / "results", tmp_path, worker=(sys.executable, "-S", "-c", program), **options
+    )
+    entry = run.Entry(tmp_path / "tiny-transformer", weights="trained")
+    (entry.directory / "bundle").parent.mkdir(parents=True)
+    os.symlink(registry.zoo_directory() / "tiny-transformer", entry.directory / "bundle")
+    texts.Texts(TEXTS, [LABELS.index(label) for _, label in SENTENCES], "made").write(
+        entry.directory
+    )
+    runner.entries["tiny-transformer"] = entry
+    return runner
+
+
+def start_cells(*backends: str) -> list[Cell]:
+    return [Cell("start", "tiny-transformer", OURS, backend) for backend in backends]
+
+
+FAILURES = {
+    "raises": (
+        'print(\'{"status": "failed", "note": "ValueError: no"}\', flush=True); sys.exit(1)',
+        "failed",
+        "ValueError: no",
+    ),
+    "lacks": (
+        'print(\'{"status": "not installed", "note": "no x"}\', flush=True); sys.exit(1)',
+        "not installed",
+        "no x",
+    ),
+    "exits": ("sys.exit(3)", "failed", "ended with exit code 3"),
+    "killed": ("import os; os.kill(os.getpid(), 9)", "out of memory", "exit code -9"),
+    "sleeps": ("time.sleep(60)", "timeout", "no answer within"),
+    "chatters": ('print("hello", flush=True)', "failed", "answered 'hello"),
+}
+
+
+def test_what_fails_is_a_row_that_says_so(tmp_path: Path) -> None:
+    code = {name: source for name, (source, *_) in FAILURES.items()}
+    runner = runner_of(tmp_path, code, limits=(2.0, 2.0, 2.0))
+    found = runner.run(start_cells("works", *FAILURES))
+    assert [row.backend for row in found] == ["works", *FAILURES]
+    good, *bad = found
+    assert (good.status, good.turns, good.start_s, good.peak_mb) == ("ok", 2, 2.5, 7)
+    assert good.start_beyond_import_s == 2.0
+    for row in bad:
+        _, status, note = FAILURES[row.backend]
+        assert row.status == status
+        assert note in row.note
+        assert row.start_s is None
+
+
+def test_a_process_that_dies_in_its_turn_leaves_the_others(tmp_path: Path) -> None:
+    dies = "print('{\"ready\": true}', flush=True); sys.stdin.readline(); sys.exit(5)"
+    found = runner_of(tmp_path, {"dies": dies}).run(start_cells("dies", "works"))
+    assert [row.status for row in found] == ["failed", "ok"]
+    assert "exit code 5" in found[0].note
+
+
+def test_an_entry_that_cannot_be_had_fails_alone(tmp_path: Path) -> None:
+    runner = runner_of(tmp_path, {})
+    runner.entries["minilm-L6"] = run.Entry(
+        tmp_path, failure=run.ChildError("failed", "NotFoundError: nowhere")
+    )
+    (row,) = runner.run([Cell("start", "minilm-L6", OURS, "jax")])
+    assert (row.status, row.note) == ("failed", "NotFoundError: nowhere")
+
+
+def test_the_figures_of_a_row_add_up(tmp_path: Path) -> None:
+    runner = runner_of(tmp_path, {})
+    cell = Cell("strings", "tiny-transformer", OURS, "jax")
+    other = dataclasses.replace(cell, competitor="onnx", backend="onnxruntime")
+    scores = np.eye(4)[[LABELS.index(label) for _, label in SENTENCES]]
+    np.save(tmp_path / "tiny-transformer" / f"{cell.name}.npy", scores)
+    scores[0] = [0.25, 0.75, 0, 0]
+    np.save(tmp_path / "tiny-transformer" / f"{other.name}.npy", scores)
+    ours, theirs = runner.run([cell, other])
+    # Turns of 8 texts took 1 (not counted), 2, 3 and 4 seconds.
+    assert (ours.turns, ours.documents, ours.first_turn_s) == (3, 8, 1.0)
+    assert (ours.slowest, ours.docs_per_second, ours.fastest) == (2.0, 8 / 3, 4.0)
+    words = sum(len(text.split()) for text in TEXTS)
+    assert ours.tokens_per_second == pytest.approx(words / 3)
+    assert ours.padding == pytest.approx(1 - words / 400)
+    config = cells.describe("tiny-transformer").config
+    work = sum(cells.flops(config, len(text.split())) for text in TEXTS)
+    assert ours.flops_per_second == pytest.approx(work / 3)
+    assert (ours.accuracy, ours.agreement) == (1.0, None)
+    assert (theirs.accuracy, theirs.agreement, theirs.difference) == (7 / 8, 7 / 8, 0.75)
+    assert ours.device == "CPU, 2 x made up"
+
+
+def test_rows_come_back_from_their_files_and_replace_their_like(tmp_path: Path) -> None:
+    cell = Cell("model", "minilm-L6", OURS, "jax", 32, 128)
+    row = Row(**dataclasses.asdict(cell), status="ok", device="CPU, 2 x AMD EPYC", mfu=0.123456789)
+    failed = dataclasses.replace(row, batch=1, status="failed", note='a, "b"\nc', mfu=None)
+    rows.merge(tmp_path, [row, failed])
+    assert [path.name for path in tmp_path.iterdir()] == ["cpu-2-x-amd-epyc_jax_float32.csv"]
+    assert rows.read(tmp_path) == [failed, dataclasses.replace(row, mfu=0.12346)]
+    rows.merge(tmp_path, [dataclasses.replace(row, mfu=0.5, commit="abc")])
+    assert [(found.batch, found.mfu) for found in rows.read(tmp_path)] == [(1, None), (32, 0.5)]
+
+
+def test_resume_leaves_out_what_this_commit_has_measured(tmp_path: Path) -> None:
+    wanted = cells.all_cells(["tiny-transformer"], works=["model", "start"], backends=["jax"])
+    rows.merge(
+        tmp_path,
+        [
+            Row(**dataclasses.asdict(cell), status=status, commit=commit)
+            for cell, status, commit in (
+                (wanted[0], "ok", "new"),
+                (wanted[1], "timeout", "new"),
+                (wanted[2], "ok", "old"),
+            )
+        ],
+    )
+    assert run.remaining(wanted, tmp_path, "new") == [[cell] for cell in wanted[2:]]
+    group = start_cells("jax", "torch")  # of which one row is not enough: they are compared
+    rows.merge(tmp_path, [Row(**dataclasses.asdict(group[0]), status="ok", commit="new")])
+    assert run.remaining(group, tmp_path, "new") == [group]
+
+
+def test_ctrl_c_keeps_the_rows_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Sequence[Cell]] = []
+
+    def one_group(runner: run.Runner, group: Sequence[Cell]) -> list[Row]:
+        calls.append(group)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return [
+            Row(**dataclasses.asdict(cell), status="ok", device="CPU, made up") for cell in group
+        ]
+
+    monkeypatch.setattr(run.Runner, "run", one_group)
+    monkeypatch.setattr(run.Runner, "prepare", lambda *_: None)
+    arguments = ["--entries", "tiny-transformer", "--works", "model", "--peers", "", "--output"]
+    done = CliRunner().invoke(run.main, [*arguments, str(tmp_path)])
+    assert done.exit_code == 130
+    assert "1 rows are kept" in done.stderr
+    assert [row.cell for row in rows.read(tmp_path)] == list(calls[0])
+
+
+@pytest.mark.backend
+def test_a_real_run(tmp_path: Path) -> None:
+    backend = keras_agnews_backend()
+    agnews = write_agnews(tmp_path / "agnews")
+    arguments = ["--quick", "--entries", "tiny-transformer", "--works", "strings", "--rounds", "1"]
+    arguments += ["--backends", backend, "--peers", "padded", "--data", agnews]
+    arguments += ["--output", tmp_path / "rows", "--scratch", tmp_path / "scratch"]
+    done = CliRunner().invoke(run.main, [*map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    ours, padded = rows.read(tmp_path / "rows")
+    assert (ours.status, padded.status) == ("ok", "ok"), (ours.note, padded.note)
+    assert (ours.competitor, padded.competitor) == (OURS, "padded")
+    assert {ours.backend, padded.backend} == {backend}
+    words = sum(len(text.split()) for text in TEXTS)
+    assert padded.padding == pytest.approx(1 - words / (8 * 256), abs=1e-4)
+    assert 0 < (ours.padding or 0) < (padded.padding or 0)
+    assert (padded.agreement, ours.weights, ours.turns) == (1.0, "trained", 1)
+    assert (padded.difference or 0) < 1e-5
+    assert f"keras_agnews {keras_agnews.__version__}" in ours.versions
+    assert ours.peak_flops_per_second
+    assert ours.peak_mb
+    assert f"{ours.docs_per_second:,.1f}" in done.stdout
+
+
+def keras_agnews_backend() -> str:
+    import keras
+
+    return str(keras.backend.backend())
+
+
+# Accuracy.
+
+
+@needs("sklearn")
+def test_accuracy_of_a_classic_and_of_an_entry(tmp_path: Path) -> None:
+    agnews = write_agnews(tmp_path / "agnews", copies=2)
+    output = tmp_path / "accuracy.csv"
+    arguments = ["--entries", "minilm-L6", "--data", agnews, "--output", output]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = CliRunner().invoke(accuracy.main, [*map(str, arguments)], env=offline)
+    assert done.exit_code == 0, done.output
+    assert "minilm-L6 has no trained weights" in done.stderr
+    with output.open(newline="", encoding="utf-8") as stream:
+        svm, fasttext = csv.DictReader(stream)
+    assert (svm["model"], svm["accuracy"], svm["macro_f1"], svm["rows"]) == (
+        "tfidf-svm",
+        "1",
+        "1",
+        "16",
+    )
+    assert (svm["train_rows"], svm["seeds"], svm["calibration_error"]) == ("16", "1", "")
+    if importlib.util.find_spec("fasttext") is None:
+        assert "not installed" in fasttext["note"]
+    else:
+        assert fasttext["seeds"] == "3"
+
+
+def test_scores_become_figures() -> None:
+    probabilities = np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1]] * 4, np.float32)
+    labels = np.array([0, 1, 0, 1, 0, 1, 0, 0])
+    found = accuracy.score(probabilities, labels, True)
+    assert found["accuracy"] == 7 / 8
+    assert found["calibration_error"] == pytest.approx(7 / 8 - 0.7)
+    assert found["f1_World"] == pytest.approx(8 / 9)
+    assert accuracy.score(probabilities, labels, False)["calibration_error"] is None
+    both = accuracy.summarize([found, found | {"accuracy": 5 / 8}])
+    assert (both["accuracy"], both["accuracy_min"], both["accuracy_max"]) == (0.75, 5 / 8, 7 / 8)
+
+
+# What a reader sees.
+
+
+def made_up(**changes: Any) -> Row:
+    cell = {"work": "strings", "entry": "tiny-transformer", "competitor": OURS, "backend": "jax"}
+    facts = {"device": "CPU, 2 x made up", "date": "2026-01-02T03:04:05+00:00", "versions": "a 1"}
+    rate = {"status": "ok", "docs_per_second": 1234.5, "parameters": 659_592}
+    return Row(**cell | facts | rate | changes)
+
+
+def test_readme_is_what_the_files_say() -> None:
+    done = CliRunner().invoke(report.main, ["--check"])
+    assert done.exit_code == 0, done.output
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("strings", "model", "start", "training", "accuracy"):
+        assert readme.count(f"<!-- benchmarks:{name} -->\n") == 1
+        assert readme.count(f"<!-- /benchmarks:{name} -->\n") == 1
+
+
+def test_tables_stand_between_their_markers(tmp_path: Path) -> None:
+    slow = made_up(competitor="onnx", backend="onnxruntime", docs_per_second=500.0)
+    missing = made_up(
+        competitor="padded", backend="torch", docs_per_second=None, status="not installed"
+    )
+    rows.merge(tmp_path, [made_up(weights="random weights"), slow, missing])
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- benchmarks:strings -->\nold\n<!-- /benchmarks:strings -->\nb\n")
+    options = ["--results", str(tmp_path), "--readme", str(readme)]
+    check = CliRunner().invoke(report.main, [*options, "--check"])
+    assert check.exit_code == 1
+    assert "old" in readme.read_text()
+    done = CliRunner().invoke(report.main, [*options, "--no-pictures"], catch_exceptions=False)
+    assert done.exit_code == 0
+    lines = readme.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("a", "b")
+    assert "| keras_agnews, JAX | 1,234 |  |" in lines
+    assert "| ONNX Runtime | 500 | 2.5 x |" in lines
+    assert "| the same network padded, Keras's predict, PyTorch | not installed |  |" in lines
+    assert any("`tiny-transformer`: random weights" in line for line in lines)
+    assert CliRunner().invoke(report.main, [*options, "--check"]).exit_code == 0
+    readme.write_text("<!-- benchmarks:nothing -->\n<!-- /benchmarks:nothing -->\n")
+    assert "not known" in CliRunner().invoke(report.main, options).output
+
+
+@needs("matplotlib")
+def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
+    from benchmarks import pictures
+
+    fast, slow = made_up(padding=0.1), made_up(backend="torch", docs_per_second=99.0, padding=0.02)
+    sizes = {"slowest": 5.0, "fastest": 2_000.0, "length": 128, "work": "model"}
+    rows.merge(tmp_path, [fast, slow, *(made_up(batch=n, **sizes) for n in (1, 32))])
+    fields = {"model": "tiny-transformer", "accuracy": "0.91"}
+    rows.write_csv(tmp_path / rows.ACCURACY_FILE, list(fields), [fields])
+    names = [path.name for path in pictures.draw(tmp_path)]
+    assert names == [
+        f"cpu-2-x-made-up_{name}.png"
+        for name in ("accuracy-throughput", "throughput-by-batch", "padding")
+    ]
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names)
+
+
+def test_a_worker_says_what_is_missing(fresh: Callable[..., str], tmp_path: Path) -> None:
+    """The real process, for a peer whose weights could not be written for want of a package."""
+    (tmp_path / "errors.json").write_text(json.dumps({"onnx": ["not installed", "no onnx"]}))
+    cell = Cell("strings", "tiny-transformer", "onnx", "onnxruntime")
+    child = run.Child(run.WORKER, {}, tmp_path / "log")
+    try:
+        job = run.Job(cell, str(tmp_path), texts=8)
+        with pytest.raises(run.ChildError) as caught:
+            child.ask(job.to_json(), 60)
+    finally:
+        child.close()
+    assert (caught.value.status, caught.value.note) == ("not installed", "ImportError: no onnx")
+
+
+def test_rows_document_every_column() -> None:
+    described = inspect.getdoc(Row) or ""
+    for field in dataclasses.fields(Row):
+        assert field.name in described, field.name
