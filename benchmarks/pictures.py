@@ -27,29 +27,20 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#CC79A7",
 )
 GREY = "#8a8a8a"
-# By family: its colour and its marker, either of which suffices to know it.
-FAMILIES: dict[str, tuple[str, str, str]] = {
-    OURS: ("keras_agnews", BLUE, "o"),
-    "transformers": ("transformers", ORANGE, "s"),
-    "keras-hub": ("KerasHub", GREEN, "^"),
-    "tfhub": ("TF-Hub", PURPLE, "v"),
-    "onnx": ("ONNX Runtime", RED, "D"),
-    "padded": ("padded Keras", SKY, "P"),
-    "tfidf": ("TF-IDF, SVM", BLACK, "X"),
-    "fasttext": ("fastText", GREY, "*"),
-}
-LABELS = {
-    "transformers": "eager",
-    "transformers-compile": "torch.compile",
-    "transformers-pipeline": "pipeline",
-    "keras-hub-128": "length 128",
-    "keras-hub-512": "length 512",
-    "tfhub": "SavedModels",
-    "onnx": "unsorted",
-    "onnx-sorted": "sorted",
-    "onnx-int8": "int8, sorted",
-    "tfidf-svm": "TF-IDF, SVM",
-    "fasttext": "fastText",
+# Ours by backend, and the peers: a colour a family, a marker each, so that either way suffices.
+BACKEND_MARKERS = {"jax": "o", "tensorflow": "s", "torch": "^"}
+MARKERS: dict[str, tuple[str, str]] = {
+    "transformers": (ORANGE, "s"),
+    "transformers-compile": (ORANGE, "D"),
+    "transformers-pipeline": (ORANGE, "v"),
+    "keras-hub-128": (GREEN, "^"),
+    "keras-hub-512": (GREEN, "v"),
+    "tfhub": (PURPLE, "D"),
+    "onnx": (RED, "X"),
+    "onnx-sorted": (RED, "P"),
+    "onnx-int8": (RED, "*"),
+    "tfidf-svm": (BLACK, "X"),
+    "fasttext": (GREY, "*"),
 }
 STYLE = {
     "font.size": 9,
@@ -85,17 +76,16 @@ def draw(results: Path) -> list[Path]:
     return files
 
 
-def _family(name: str) -> tuple[str, str, str]:
-    return next(value for key, value in FAMILIES.items() if name.startswith(key))
-
-
-def _label(row: Row) -> str:
-    if row.competitor == OURS:
-        name = report.BACKENDS[row.backend]
-        return name if row.precision == "float32" else f"{name}, {row.precision}"
-    if row.competitor == "padded":
-        return f"padded, {report.BACKENDS[row.backend]}"
-    return LABELS.get(row.competitor, row.competitor)
+def _look(row: Row) -> dict[str, Any]:
+    """Colour and marker of a competitor; reduced precision of ours is hollow."""
+    if row.competitor in MARKERS:
+        colour, marker = MARKERS[row.competitor]
+    else:
+        colour = BLUE if row.competitor == OURS else SKY
+        marker = BACKEND_MARKERS[row.backend]
+    hollow = row.competitor == OURS and row.precision != "float32"
+    edge = colour if hollow else "white"
+    return {"color": colour, "marker": marker, "mfc": "white" if hollow else colour, "mec": edge}
 
 
 def accuracies(results: Path) -> dict[str, float]:
@@ -122,12 +112,15 @@ def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Pa
             points.append((row.docs_per_second, 100 * accuracy, row))
     if not points:
         return None
-    figure, axes = plt.subplots(figsize=(7.2, 4.4))
+    figure, axes = plt.subplots(figsize=(6.4, 4.6))
     axes.set_xscale("log")
-    for x, y, row in points:
-        _, colour, marker = _family(row.competitor)
-        size = 60 if marker == "*" else 34
-        axes.scatter(x, y, s=size, c=colour, marker=marker, zorder=3, lw=0.5, edgecolors="white")
+    for entry in {row.entry for *_, row in points} - {CLASSIC}:
+        mine = [(x, y) for x, y, row in points if row.entry == entry and row.precision == "float32"]
+        if mine:
+            xs, ys = zip(*sorted(mine), strict=True)
+            axes.plot(xs, ys, color="#c8c8c8", lw=3, solid_capstyle="round", zorder=1)
+    for x, y, row in sorted(points, key=lambda point: point[2].competitor == OURS):
+        axes.plot(x, y, ls="", ms=_size(row), mew=0.7, zorder=3, **_look(row))
     frontier, height = [], -np.inf
     for x, y, _ in sorted(points, key=lambda point: (-point[0], -point[1])):
         if y > height:
@@ -135,109 +128,74 @@ def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Pa
             height = y
     if len(frontier) > 1:
         xs, ys = zip(*frontier, strict=True)
-        axes.step(xs, ys, where="post", color=GREY, lw=1, ls="--", zorder=1, label="frontier")
+        axes.step(xs, ys, where="post", color="#444444", lw=1, ls="--", zorder=2)
     low, high = (function(y for _, y, _ in points) for function in (min, max))
-    margin = max(0.25, 0.18 * (high - low))
+    margin = max(0.25, 0.12 * (high - low))
     axes.set_ylim(low - margin, high + margin)
     left, right = (function(x for x, _, _ in points) for function in (min, max))
-    axes.set_xlim(left / 1.8, right * 2.2)
+    axes.set_xlim(left / 8, right * 2)  # on the left, room for the names of the entries
     axes.set_xlabel("documents a second, strings to labels (log scale)")
     axes.set_ylabel("accuracy on AG News test, %")
     axes.set_title(device, fontsize=9, loc="left", color="#444444")
     axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    _legend(plt, axes, [row.competitor for _, _, row in points], frontier=len(frontier) > 1)
+    _legend(plt, axes, [row for *_, row in points], frontier=len(frontier) > 1)
     figure.canvas.draw()
-    labels = [(x, y, _label(row), _family(row.competitor)[1]) for x, y, row in points]
-    _place_labels(figure, axes, labels, _row_names(axes, points))
+    _name_entries(figure, axes, points)
     return figure
 
 
-def _row_names(axes: Any, points: Sequence[tuple[float, float, Row]]) -> list[Any]:
-    """The name of each entry at the left of its points."""
-    texts = []
-    for entry in dict.fromkeys(row.entry for _, _, row in points if row.entry != CLASSIC):
-        mine = [(x, y) for x, y, row in points if row.entry == entry]
-        x, y = min(mine)
-        texts.append(
-            axes.annotate(
-                entry,
-                (x, y),
-                xytext=(-7, 0),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                fontsize=8.5,
-                fontweight="bold",
-            )
-        )
-    return texts
+def _size(row: Row) -> float:
+    """Of a marker: a star needs more to look as large."""
+    return 10.0 if MARKERS.get(row.competitor, ("", ""))[1] == "*" else 7.0
 
 
-def _place_labels(
-    figure: Any, axes: Any, labels: Sequence[tuple[float, float, str, str]], taken: Sequence[Any]
-) -> None:
-    """Write each label near its point, where it covers neither a point nor another label."""
-    renderer = figure.canvas.get_renderer()
-    scale = figure.dpi / 72  # pixels a typographic point
-    boxes = [text.get_window_extent(renderer).padded(1) for text in taken]
-    marks = [axes.transData.transform((x, y)) for x, y, *_ in labels]
-    inside = axes.get_window_extent(renderer)
+def _legend(plt: Any, axes: Any, found: Sequence[Row], frontier: bool) -> None:
+    of_name = {report.competitor(row): row for row in sorted(found, key=report.competitor_order)}
+    handles = [
+        plt.Line2D([], [], ls="", ms=0.9 * _size(row), mew=0.7, label=name, **_look(row))
+        for name, row in of_name.items()
+    ]
+    if frontier:
+        handles.append(plt.Line2D([], [], color="#444444", ls="--", lw=1, label="frontier"))
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=7.5)
 
-    def cost(box: Any) -> int:
-        hits = sum(box.padded(1.5).overlaps(other) for other in boxes)
-        around = box.padded(4)
-        hits += sum(around.contains(*mark) for mark in marks)
-        within = inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1)
-        return int(hits + (0 if within else 5))
 
-    for (x, y, text, colour), (here, there) in zip(labels, marks, strict=True):
+def _name_entries(figure: Any, axes: Any, points: Sequence[tuple[float, float, Row]]) -> None:
+    """Each name beside its first point, where it covers neither a point nor another name."""
+    renderer, scale = figure.canvas.get_renderer(), figure.dpi / 72
+    marks = [axes.transData.transform((x, y)) for x, y, _ in points]
+    firsts: dict[str, tuple[float, float]] = {}
+    for x, y, row in sorted(points, key=lambda point: (point[2].precision != "float32", point[0])):
+        firsts.setdefault(row.entry if row.entry != CLASSIC else row.competitor, (x, y))
+    boxes: list[Any] = []
+    for name, (x, y) in firsts.items():
+        text = PEERS[name].title.partition(",")[0] if name in PEERS else name
+        weight = "normal" if name in PEERS else "bold"
         note = axes.annotate(
             text,
             (x, y),
             xytext=(0, 0),
             textcoords="offset points",
-            fontsize=7.5,
-            color=colour,
+            fontsize=8.5,
+            fontweight=weight,
             ha="center",
             va="center",
+            zorder=4,
         )
         size = note.get_window_extent(renderer)
-        half = size.width / scale / 2
-        ways = [
-            (across * half, up)
-            for step in range(1, 9)
-            for up in (9 * step, -9 * step)
-            for across in (0.0, 1.0, -1.0, 1.6, -1.6)
-        ]
-        ways += [(half + 7, 0.0), (-half - 7, 0.0)]
+        half, mark = size.width / scale / 2, axes.transData.transform((x, y))
+        ways = [(-half - 8, 0.0), (-half, 11.0), (-half, -11.0), (half, 11.0), (half, -11.0)]
         placed = []
-        for dx, dy in ways:
-            left = here + dx * scale - size.width / 2
-            bottom = there + dy * scale - size.height / 2
+        for rank, (dx, dy) in enumerate(ways):
+            left = mark[0] + dx * scale - size.width / 2
+            bottom = mark[1] + dy * scale - size.height / 2
             box = type(size).from_bounds(left, bottom, size.width, size.height)
-            placed.append((cost(box), abs(dx) + abs(dy), dx, dy, box))
+            hits = sum(box.padded(3).overlaps(other) for other in boxes)
+            hits += sum(box.padded(4).contains(*other) for other in marks)
+            placed.append((hits, rank, dx, dy, box))
         *_, dx, dy, box = min(placed, key=lambda way: way[:2])
-        boxes.append(box)
         note.set_position((dx, dy))
-        if abs(dy) > 12:
-            axes.annotate(
-                "",
-                (x, y),
-                xytext=(dx, dy - np.sign(dy) * 5),
-                textcoords="offset points",
-                arrowprops={"arrowstyle": "-", "lw": 0.4, "color": colour, "shrinkB": 3},
-            )
-
-
-def _legend(plt: Any, axes: Any, names: Sequence[str], frontier: bool) -> None:
-    families = dict.fromkeys(_family(name) for name in [OURS, *PEERS] if name in names)
-    handles = [
-        plt.Line2D([], [], color=colour, marker=marker, ls="", markersize=6, label=title)
-        for title, colour, marker in families
-    ]
-    if frontier:
-        handles.append(plt.Line2D([], [], color=GREY, ls="--", lw=1, label="frontier"))
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
+        boxes.append(box)
 
 
 def throughput_by_batch(plt: Any, device: str, found: Sequence[Row], results: Path) -> Any:
@@ -250,12 +208,11 @@ def throughput_by_batch(plt: Any, device: str, found: Sequence[Row], results: Pa
     entries = sorted({(row.parameters or 0, row.entry) for row in chosen})
     if not entries or len({row.batch for row in chosen}) < 2:
         return None
-    columns = min(3, len(entries))
+    columns = {1: 1, 2: 2, 4: 2}.get(len(entries), 3)
     lines = -(-len(entries) // columns)
     size = (2.5 * columns + 0.6, 2.5 * lines)
-    figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, sharex=True)
+    figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False)
     colours = {"jax": BLUE, "tensorflow": ORANGE, "torch": GREEN}
-    markers = {"jax": "o", "tensorflow": "s", "torch": "^"}
     for axes, (_, entry) in zip(grid.flat, entries, strict=False):
         mine = [row for row in chosen if row.entry == entry]
         for backend, precision in sorted({(row.backend, row.precision) for row in mine}):
@@ -271,7 +228,7 @@ def throughput_by_batch(plt: Any, device: str, found: Sequence[Row], results: Pa
                 middle,
                 yerr=np.abs(spread - middle),
                 color=colours[backend],
-                marker=markers[backend],
+                marker=BACKEND_MARKERS[backend],
                 markersize=4,
                 lw=1.3,
                 ls="-" if precision == "float32" else "--",
@@ -280,10 +237,12 @@ def throughput_by_batch(plt: Any, device: str, found: Sequence[Row], results: Pa
             )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xticks(sorted({row.batch for row in chosen}))
+        axes.set_xticks(batches := sorted({row.batch for row in chosen}))
+        axes.set_xlim(batches[0] / 1.4, batches[-1] * 1.4)
         axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:.0f}"))
-        axes.yaxis.set_major_formatter(plt.FuncFormatter(lambda y, _: f"{y:,.3g}"))
-        axes.yaxis.set_minor_formatter(plt.NullFormatter())
+        axes.yaxis.set_major_locator(plt.LogLocator(base=10, subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(plt.FuncFormatter(lambda y, _: f"{y:,g}"))
+        axes.yaxis.set_minor_locator(plt.NullLocator())
         axes.set_title(entry, fontsize=9, fontweight="bold", loc="left")
     for axes in grid.flat[len(entries) :]:
         axes.set_visible(False)
@@ -305,19 +264,19 @@ def padding_waste(plt: Any, device: str, found: Sequence[Row], results: Path) ->
     of_label: dict[str, Row] = {}
     for row in chosen:
         if row.entry == entry and row.precision == "float32":
-            of_label[f"{_family(row.competitor)[0]}, {_label(row)}"] = row
+            of_label[report.competitor(row)] = row
     bars = sorted(of_label.items(), key=lambda item: item[1].padding or 0)
     figure, axes = plt.subplots(figsize=(5.6, 0.3 * len(bars) + 0.9))
     for i, (_, row) in enumerate(bars):
         share = 100 * (row.padding or 0)
-        axes.barh(i, share, color=_family(row.competitor)[1], height=0.62)
+        axes.barh(i, share, color=_look(row)["color"], height=0.62)
         axes.text(share + 1, i, f"{share:.1f} %", va="center", fontsize=8)
     axes.set_yticks(range(len(bars)), [name for name, _ in bars])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 108)
     axes.set_xlabel("computed positions that are padding, %")
-    axes.set_title(f"{entry}, AG News test", fontsize=9, fontweight="bold", loc="left")
+    axes.set_title(f"{entry}, {bars[0][1].texts}", fontsize=9, fontweight="bold", loc="left")
     return figure
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import texts
+from benchmarks.texts import Texts
 
 DRAWN, UNTRAINED_HEAD = "random weights", "pretrained encoder, random head"
 ERRORS_FILE = "errors.json"
@@ -44,7 +44,7 @@ def prepare(
     Args:
         entry: of the zoo.
         weights: as `keras_agnews.load` takes it; `None` for the best to be had, else random.
-        directory: made where it is missing.
+        directory: has the texts; the forms go there.
         forms: of "hugging_face", "keras_hub" and "onnx".
 
     Returns: `weights`, a word on what they are, and `parameters`.
@@ -55,7 +55,6 @@ def prepare(
     from keras_agnews.errors import DownloadError, NotFoundError
 
     root = Path(directory)
-    root.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -68,7 +67,7 @@ def prepare(
                 raise
             clf, kind = keras_agnews.load(entry, weights=None), DRAWN
     if kind != "trained":
-        _set_head(clf)
+        _set_head(clf, Texts.read(root).sample(_TEXTS).texts)
     clf.save_bundle(root / "bundle")
     errors = {}
     for form in forms:
@@ -95,9 +94,8 @@ def status_of(error: BaseException) -> str:
     return "failed"
 
 
-def _set_head(clf: Any) -> None:
-    """Make the logits of ordinary texts differ: each class with mean 0 and deviation 1."""
-    sample = texts.generate_texts(clf.tokenizer.vocabulary, _TEXTS)
+def _set_head(clf: Any, sample: Sequence[str]) -> None:
+    """Make the logits of these texts differ: each class with mean 0 and deviation 1."""
     features = clf.features(sample)
     layer = clf.model.get_layer("logits")
     kernel, _ = (np.array(value) for value in layer.get_weights())

@@ -66,7 +66,7 @@ def strings_table(found: Sequence[Row]) -> str:
     entries = _entries(found)
     ours = {entry: best(found, entry) for entry in entries}
     names: dict[str, dict[str, Row]] = {}
-    for row in sorted(found, key=_competitor_order):
+    for row in sorted(found, key=competitor_order):
         names.setdefault(competitor(row), {})[row.entry] = row
     lines = []
     for name, of_entry in names.items():
@@ -140,7 +140,7 @@ def training_table(found: Sequence[Row]) -> str:
 
 
 def _backend_table(found: Sequence[Row], text: Callable[[Row], str], head: str) -> str:
-    columns = list(dict.fromkeys(map(competitor, sorted(found, key=_competitor_order))))
+    columns = list(dict.fromkeys(map(competitor, sorted(found, key=competitor_order))))
     lines = []
     for entry in _entries(found):
         of_column = {competitor(row): row for row in found if row.entry == entry}
@@ -245,7 +245,8 @@ def _size(row: Row) -> int:
     return row.parameters or 0
 
 
-def _competitor_order(row: Row) -> tuple[int, int, str]:
+def competitor_order(row: Row) -> tuple[int, int, str]:
+    """Ours first, then the peers as their table has them."""
     names = [OURS, *PEERS]
     backends = list(cells.BACKENDS)
     place = backends.index(row.backend) if row.backend in backends else len(backends)

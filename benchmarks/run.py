@@ -43,7 +43,7 @@ from keras_agnews.errors import KerasAgnewsError
 WORKER = (sys.executable, "-m", "benchmarks.worker")
 PREPARE = (sys.executable, "-m", "benchmarks.prepare")
 # Seconds: of a cell of token ids to logits in all; of the others, to get ready and for each turn.
-CELL_LIMIT, READY_LIMIT, TURN_LIMIT = 60.0, 300.0, 180.0
+LIMITS = (60.0, 300.0, 180.0)
 GPU_FACTOR = 5  # there, it is the compilation that takes its time
 ROUNDS = {"strings": 3, "model": 3, "start": 2, "training": 3}
 
@@ -122,13 +122,11 @@ class Entry:
     Attributes:
         directory: what `prepare` has filled.
         weights: a word on them.
-        lengths: tokens of each text of a split.
         failure: why nothing of it can be measured.
     """
 
     directory: Path
     weights: str = ""
-    lengths: dict[str, np.ndarray] = field(default_factory=dict)
     failure: ChildError | None = None
 
 
@@ -146,6 +144,8 @@ class Runner:
         gpu: whether there is one.
         step: called after each answer of a process.
         worker: the command of a cell's process.
+        limits: of time, as `LIMITS`.
+        entries: what `prepare` knows of them.
     """
 
     output: Path
@@ -157,7 +157,7 @@ class Runner:
     gpu: bool = False
     step: Callable[[int], None] = lambda count: None
     worker: Sequence[str] = WORKER
-    limits: tuple[float, float, float] = (CELL_LIMIT, READY_LIMIT, TURN_LIMIT)
+    limits: tuple[float, float, float] = LIMITS
     entries: dict[str, Entry] = field(default_factory=dict)
 
     def prepare(self, wanted: Sequence[Cell]) -> None:
@@ -170,8 +170,8 @@ class Runner:
                 if name == CLASSIC:
                     read_texts(self.data, ["word"]).write(entry.directory)
                     continue
+                self._write_texts(name, entry, any(cell.work == "training" for cell in here))
                 self._write_weights(name, entry, here)
-                self._write_texts(entry, training=any(cell.work == "training" for cell in here))
             except ChildError as error:
                 entry.failure = error
 
@@ -193,9 +193,10 @@ class Runner:
         finally:
             child.close()
 
-    def _write_texts(self, entry: Entry, training: bool) -> None:
-        description = bundle.read(entry.directory / "bundle")
-        tokenizer = bundle.read_tokenizer(entry.directory / "bundle", description)
+    def _write_texts(self, name: str, entry: Entry, training: bool) -> None:
+        directory = registry.find(name)
+        assert directory is not None
+        tokenizer = bundle.read_tokenizer(directory, bundle.read(directory))
         for split in ("test", "train") if training else ("test",):
             texts = read_texts(self.data, tokenizer.vocabulary, split)
             if split == "train":
@@ -442,6 +443,7 @@ def _weights(_: Any, __: Any, values: Sequence[str]) -> dict[str, str]:
 @click.option("--data", metavar="PATH", help="AG News; else as keras_agnews.data finds it.")
 @click.option("--weights", multiple=True, metavar="ENTRY=PATH", callback=_weights)
 @click.option("--rounds", type=click.IntRange(min=1), help="Timed turns; by default 2 or 3.")
+@click.option("--patience", default=1.0, help="Multiplies the time limits, on a busy machine.")
 @click.option("--output", default=rows.RESULTS, show_default=True, type=click.Path(path_type=Path))
 @click.option("--scratch", type=click.Path(path_type=Path), help="Keeps what processes write.")
 @click.option("--resume", is_flag=True, help="Leave out what this commit has measured.")
@@ -455,6 +457,7 @@ def main(
     data: str | None,
     weights: dict[str, str],
     rounds: int | None,
+    patience: float,
     output: Path,
     scratch: Path | None,
     resume: bool,
@@ -487,6 +490,7 @@ def main(
     with contextlib.ExitStack() as stack:
         scratch = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         runner = Runner(output, scratch.absolute(), data, weights, turns, quick, gpu)
+        runner.limits = tuple(limit * patience for limit in LIMITS)  # type: ignore[assignment]
         try:
             _run_all(runner, groups, done)
         except KeyboardInterrupt:

@@ -143,7 +143,7 @@ PEERS: dict[str, Peer] = {
         precisions={"float32": "int8"},
     ),
     "padded": Peer(
-        "the same network padded, Keras's predict",
+        "padded, Keras's predict",
         "padded_keras",
         kinds=("transformer",),
         share=1 / 8,
