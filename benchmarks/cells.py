@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,14 +69,14 @@ def all_cells(
     quick: bool = False,
     gpu: bool = False,
 ) -> list[Cell]:
-    """Every cell there is, those that are compared with each other side by side."""
+    """Every cell there is, work by work."""
     found = []
-    for entry in entries:
-        description = describe(entry)
-        for work in works:
+    for work in works:
+        for entry in entries:
+            description = describe(entry)
             found += list(_CELLS[work](entry, description, backends, peers, precisions, quick, gpu))
-    if "strings" in works:
-        found += _peer_cells("strings", CLASSIC, CLASSIC, backends, peers, ("float32",))
+        if work == "strings":
+            found += _peer_cells(work, CLASSIC, CLASSIC, backends, peers, ("float32",))
     return found
 
 
@@ -188,14 +189,22 @@ def text_count(cell: Cell, quick: bool, gpu: bool) -> int:
     return max(LEAST_TEXTS, count - count % 32) if count < 7_600 else count
 
 
-def flops(config: TransformerConfig, length: int, texts: int = 1) -> int:
+def flops(config: Any, length: int, texts: int = 1) -> int:
     """Floating-point operations of a forward pass over `texts` texts of `length` tokens.
 
     Two a multiply-add, of the matrix products alone, as PaLM's MFU counts them (Chowdhery et al.
     2022, arXiv:2204.02311, appendix B): with hidden size H, heads of A columns together,
     feed-forward size F and n tokens, a layer has `2 n (4 H A + 2 H F)` in its projections and
-    `4 n n A` in its attention. That is the plain network's work, whatever is saved of it.
+    `4 n n A` in its attention. That is the plain network's work, whatever is saved of it. Of
+    another architecture, each matrix but the embeddings is counted once a token.
     """
+    if not isinstance(config, TransformerConfig):
+        matrices = (
+            math.prod(shape)
+            for name, shape in config.variables(1).items()
+            if len(shape) > 1 and "embedding" not in name
+        )
+        return 2 * texts * length * sum(matrices)
     hidden, attention = config.hidden_size, config.heads * config.head_width
     projections = 4 * hidden * attention + 2 * hidden * config.feed_forward_size
     layer = 2 * length * projections + 4 * length * length * attention

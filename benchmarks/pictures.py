@@ -94,7 +94,8 @@ def accuracies(results: Path) -> dict[str, float]:
     if not file.exists():
         return {}
     with file.open(newline="", encoding="utf-8") as stream:
-        return {row["model"]: float(row["accuracy"]) for row in csv.DictReader(stream)}
+        found = csv.DictReader(stream)
+        return {row["model"]: float(row["accuracy"]) for row in found if row["accuracy"]}
 
 
 def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Path) -> Any:

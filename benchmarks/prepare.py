@@ -99,7 +99,7 @@ def _set_head(clf: Any, sample: Sequence[str]) -> None:
     features = clf.features(sample)
     layer = clf.model.get_layer("logits")
     kernel, _ = (np.array(value) for value in layer.get_weights())
-    if clf.description.config.head_size:  # a dense layer with ReLU lies between
+    if getattr(clf.description.config, "head_size", 0):  # a dense layer with ReLU lies between
         inner, bias = clf.model.get_layer("head_hidden").get_weights()
         features = np.maximum(0, features @ inner + bias)
     logits = features @ kernel

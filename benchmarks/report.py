@@ -161,6 +161,9 @@ def accuracy_table(results: Path) -> str:
         found = list(csv.DictReader(stream))
     lines = []
     for row in found:
+        if not row["accuracy"]:
+            lines.append([row["title"], row["note"].partition(":")[0], "", "", "", ""])
+            continue
         spread = float(row["accuracy_max"]) - float(row["accuracy_min"])
         cost = float(row["cost_minutes"] or "nan")
         error = row["calibration_error"]

@@ -25,7 +25,7 @@ class Row:
         work, entry, competitor, backend, batch, length, precision: as `Cell` has them.
         status: "ok", "failed", "timeout", "out of memory", "not installed" or "unsupported".
         note: why, where it is not "ok".
-        turns: how many were timed, after a first one.
+        turns: how many were timed: of a start all, else those after the first.
         documents: texts a turn.
         docs_per_second: of the median turn; sequences a second of "model".
         slowest, fastest: documents a second of the slowest and the fastest turn.

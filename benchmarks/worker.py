@@ -137,7 +137,7 @@ def _peer(job: Job) -> tuple[Turn, Facts]:
         directory=Path(job.directory),
         backend=cell.backend,
         precision=cell.precision,
-        batch=cell.batch or 32,
+        batch=cell.batch or (256 if job.gpu else 32),  # what suits each of them
         gpu=job.gpu,
         data=job.data,
         labels=texts.labels or (),

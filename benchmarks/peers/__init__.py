@@ -89,7 +89,7 @@ class Peer:
 
 
 _FLOATS = {"float32": "float32", "bfloat16": "bfloat16"}
-_ANY = ("bert", "transformer")
+_ANY = ("bert", "transformer", "gru")
 
 
 def _transformers(title: str, module: str = "transformers", **rest: Any) -> Peer:
@@ -145,7 +145,7 @@ PEERS: dict[str, Peer] = {
     "padded": Peer(
         "padded, Keras's predict",
         "padded_keras",
-        kinds=("transformer",),
+        kinds=("transformer", "gru"),
         share=1 / 8,
         package="keras",
     ),
