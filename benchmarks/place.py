@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -80,19 +81,21 @@ def commit() -> str:
         return ""
 
 
-def peak_bytes() -> int | None:
-    """The most memory that this process has held, in bytes; `None` on Windows."""
-    try:  # of this program alone; `getrusage` counts what the parent held, too
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1_024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        pass
+def peak_bytes(children: bool = False) -> int | None:
+    """The most memory that this process has held, in bytes; `None` on Windows.
+
+    With `children`, what the largest of the processes has held that it started and that ended.
+    """
+    with contextlib.suppress(OSError, StopIteration):
+        if not children:  # of this program alone; `getrusage` counts what the parent held, too
+            lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+            return next(int(line.split()[1]) * 1_024 for line in lines if line.startswith("VmHWM"))
     try:
         import resource
     except ImportError:
         return None
-    kilobyte = 1 if sys.platform == "darwin" else 1_024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
+    who = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
+    return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1_024)
 
 
 def version(package: str) -> str:

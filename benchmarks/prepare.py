@@ -47,7 +47,7 @@ def prepare(
         directory: has the texts; the forms go there.
         forms: of "hugging_face", "keras_hub" and "onnx".
 
-    Returns: `weights`, a word on what they are, and `parameters`.
+    Returns: `weights`, a word on what they are.
     """
     import keras
 
@@ -68,6 +68,12 @@ def prepare(
             clf, kind = keras_agnews.load(entry, weights=None), DRAWN
     if kind != "trained":
         _set_head(clf, Texts.read(root).sample(_TEXTS).texts)
+    write(clf, root, forms)
+    return {"weights": kind}
+
+
+def write(clf: Any, root: Path, forms: Sequence[str]) -> None:
+    """Write a classifier as a bundle and in other forms; what could not be is noted beside them."""
     clf.save_bundle(root / "bundle")
     errors = {}
     for form in forms:
@@ -76,7 +82,6 @@ def prepare(
         except Exception as error:
             errors[form] = [status_of(error), str(error)]
     (root / ERRORS_FILE).write_text(json.dumps(errors), encoding="utf-8")
-    return {"weights": kind, "parameters": clf.description.parameters}
 
 
 def status_of(error: BaseException) -> str:

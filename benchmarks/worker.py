@@ -46,7 +46,7 @@ def main() -> None:
         answer({"ready": True})
         for line in sys.stdin:
             if line.strip() == "end":
-                answer(facts() | memory() | versions(job))
+                answer(memory() | facts() | versions(job))
                 break
             answer(turn())
     except BaseException as error:
@@ -236,7 +236,8 @@ def _start(job: Job) -> tuple[Turn, Facts]:
 
     def facts() -> dict[str, Any]:
         importlib.import_module(backend)
-        return place.facts(backend)
+        peak = place.peak_bytes(children=True)
+        return place.facts(backend) | {"peak_mb": peak and round(peak / 1e6)}
 
     return turn, facts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import dataclasses
+import importlib
 import inspect
 import json
 import os
@@ -15,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference_bert as oracle
 from click.testing import CliRunner
 from conftest import SENTENCES, needs
 
 import keras_agnews
-from benchmarks import accuracy, cells, peers, report, rows, run, texts
+from benchmarks import accuracy, cells, peers, prepare, report, rows, run, texts
 from benchmarks.cells import OURS, Cell
 from benchmarks.rows import Row
 from keras_agnews import registry
@@ -384,6 +386,80 @@ def keras_agnews_backend() -> str:
     import keras
 
     return str(keras.backend.backend())
+
+
+# Peers. Those that are not installed are tested where the extra `bench` is.
+
+HUGGING_FACE = ("torch", "transformers")
+ANSWERING = [
+    pytest.param("transformers", {}, 1e-5, marks=needs(*HUGGING_FACE)),
+    pytest.param(
+        "transformers", {"compiled": True}, 1e-5, marks=(needs(*HUGGING_FACE), pytest.mark.slow)
+    ),
+    pytest.param("transformers_pipeline", {}, 1e-5, marks=needs(*HUGGING_FACE)),
+    pytest.param("keras_hub", {"length": 40}, 1e-5, marks=needs("keras_hub", "tensorflow_text")),
+    pytest.param("onnx_runtime", {}, 1e-5, marks=needs("onnxruntime", "onnx")),
+    pytest.param("onnx_runtime", {"by_length": True}, 1e-5, marks=needs("onnxruntime", "onnx")),
+    pytest.param(
+        "onnx_runtime",
+        {"by_length": True, "int8": True},
+        0.1,
+        marks=needs("onnxruntime", "onnx"),
+    ),
+    pytest.param("padded_keras", {}, 1e-5),
+]
+
+
+@pytest.fixture(params=["first", "mean"])
+def small_bert(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Path]:
+    """A small BERT of each pooling, in every form that it has."""
+    from keras_agnews.classifier import TextClassifier
+
+    config = oracle.bert_config(hidden_act="gelu_new", layer_norm_eps=1e-12)
+    source = oracle.checkpoint(tmp_path / "source", config, oracle.random_tensors(config, 3))
+    clf = keras_agnews.load(source)
+    if request.param == "mean":
+        change = {"pooling": "mean", "pooler": False}
+        settings = dataclasses.replace(clf.description.config, **change)
+        description = dataclasses.replace(clf.description, config=settings)
+        clf = TextClassifier(description, clf.tokenizer)
+    prepare.write(clf, tmp_path, ["hugging_face", "keras_hub", "onnx"])
+    return clf, tmp_path
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(("module", "options", "tolerance"), ANSWERING)
+def test_a_peer_answers_as_we_do(
+    small_bert: tuple[Any, Path], module: str, options: dict[str, Any], tolerance: float
+) -> None:
+    clf, directory = small_bert
+    load = importlib.import_module(f"benchmarks.peers.{module}").load
+    model = peers.Model(directory, batch=3)
+    if module == "keras_hub" and not clf.description.config.pooler:
+        failed = json.loads((directory / "errors.json").read_text())
+        assert failed["keras_hub"][0] == "unsupported"
+        assert "pool" in failed["keras_hub"][1]
+        return
+    answer = load(model, **options)(TEXTS)
+    np.testing.assert_allclose(answer.scores, clf.predict(TEXTS), atol=tolerance)
+    lengths = clf.tokenizer.batch(TEXTS).lengths
+    assert answer.positions >= lengths.sum()
+    if options.get("by_length"):
+        parts = np.split(np.sort(lengths)[::-1], range(3, len(TEXTS), 3))
+        assert answer.positions == sum(part.max() * len(part) for part in parts)
+
+
+@needs(*HUGGING_FACE)
+@pytest.mark.backend
+def test_the_loop_in_pytorch_learns(small_bert: tuple[Any, Path]) -> None:
+    from benchmarks.peers import transformers_training
+
+    labels = [i % 2 for i in range(len(TEXTS))]
+    _, directory = small_bert
+    train = transformers_training.load(peers.Model(directory, batch=3, labels=labels))
+    answer = train(TEXTS)
+    assert answer.scores is None
+    assert answer.positions > 8
 
 
 # Accuracy.

@@ -38,13 +38,13 @@ def load(model: Model) -> Callable[[Sequence[str]], Answer]:
     classes = len(rows.label_names)
 
     def predict(texts: Sequence[str]) -> Answer:
-        # A list: for a single text it makes an array in a way that NumPy 2 refuses.
-        labels, scores = network.predict([_words(text) for text in texts], k=classes)
-        columns = np.array(
-            [[int(name.removeprefix("__label__")) for name in row] for row in labels]
-        )
-        found = np.empty((len(texts), classes), np.float32)
-        np.put_along_axis(found, columns, np.asarray(scores, np.float32), axis=1)
+        # A list, since for one text it makes an array in a way that NumPy 2 refuses; and the first
+        # label alone, since of a list it gives the first one's score to the others too.
+        labels, best = network.predict([_words(text) for text in texts], k=1)
+        columns = [int(name.removeprefix("__label__")) for (name,) in labels]
+        score = np.minimum(np.asarray(best, np.float32).reshape(-1, 1), 1)
+        found = np.repeat((1 - score) / (classes - 1), classes, axis=1)
+        found[np.arange(len(texts)), columns] = score[:, 0]
         return Answer(found)
 
     return predict
