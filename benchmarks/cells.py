@@ -77,7 +77,10 @@ def all_cells(
             found += list(_CELLS[work](entry, description, backends, peers, precisions, quick, gpu))
         if work == "strings":
             found += _peer_cells(work, CLASSIC, CLASSIC, backends, peers, ("float32",))
-    return found
+    if gpu:
+        return found
+    # Of the libraries, PyTorch's alone uses a processor's instructions for bfloat16 (NOTES.md).
+    return [cell for cell in found if cell.precision != "bfloat16" or cell.backend == "torch"]
 
 
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:

@@ -7,6 +7,7 @@ compiles nothing: there, a batch is as long as its longest text.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,10 @@ from keras_agnews.tokenizers import TokenIds
 LENGTHS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 2048)
 _REMAINDERS = (1, 4, 16, 64)  # rows of a batch that is not full
 _COMPILED = keras.backend.backend() != "torch"
+# What a batch holds. On a processor so few that a layer's activations stay in its cache, but on
+# PyTorch, where every operation of a batch costs a call; on an accelerator, enough to fill it.
 TOKENS_PER_BATCH = 8_192
+_TOKENS_IN_CACHE = 2_048
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,16 @@ def bucket(length: int, limit: int) -> int:
     return min(next((size for size in LENGTHS if size >= length), length), limit)
 
 
-def full_rows(length: int, tokens: int = TOKENS_PER_BATCH) -> int:
+@functools.cache
+def tokens_per_batch() -> int:
+    """About how many positions a batch should have on the backend and device at hand."""
+    if not _COMPILED:
+        return TOKENS_PER_BATCH
+    cpu = all(device.startswith("cpu") for device in keras.distribution.list_devices())
+    return _TOKENS_IN_CACHE if cpu else TOKENS_PER_BATCH
+
+
+def full_rows(length: int, tokens: int) -> int:
     """Rows of a full batch of this padded length, within `tokens` positions.
 
     A power of two where the backend compiles, so that lengths share their few shapes.
@@ -66,7 +79,7 @@ def plan(
     limit: int,
     *,
     max_rows: int | None = None,
-    tokens: int = TOKENS_PER_BATCH,
+    tokens: int | None = None,
 ) -> list[Batch]:
     """Cut texts into batches, longest first, so that each batch holds like lengths.
 
@@ -74,11 +87,12 @@ def plan(
         lengths: int `(n,)`, tokens of each text.
         limit: the longest padded length, the model's `max_length`.
         max_rows: at most so many rows a batch, e.g. the caller's `batch_size`.
-        tokens: about so many positions a batch.
+        tokens: about so many positions a batch; what suits the device where it is `None`.
 
     Returns: batches whose `indices` together are each of `0..n-1` once.
     """
     order = np.argsort(-lengths, kind="stable")
+    tokens = tokens_per_batch() if tokens is None else tokens
     batches = []
     start = 0
     while start < len(order):

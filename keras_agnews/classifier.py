@@ -24,7 +24,7 @@ from keras_agnews.tokenizers import UNKNOWN, Tokenizer, write_vocabulary
 
 # Texts whose tokens are in memory at a time: enough to sort by length with little waste.
 WINDOW = 4_096
-_AHEAD = 64  # batches that wait for the compute thread: bounds memory, hides tokenization
+_AHEAD = 64  # batches that wait for a compute thread: bounds memory, hides tokenization
 _DEFAULT_LEARNING_RATE = 1e-3
 
 
@@ -199,8 +199,8 @@ class TextClassifier(keras.Model):
         def compute(window: slice, inputs: dict[str, np.ndarray], indices: np.ndarray) -> None:
             outputs[window][indices] = forward(inputs)[: len(indices)]
 
-        # One thread computes while this one tokenizes and pads what comes next.
-        pool = ThreadPoolExecutor(1, "keras_agnews")
+        # Other threads compute while this one tokenizes and pads what comes next.
+        pool = ThreadPoolExecutor(inference.workers(), "keras_agnews")
         running: deque[Future[None]] = deque()
         try:
             for window in batching.windows(len(texts), WINDOW):

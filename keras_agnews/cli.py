@@ -113,6 +113,9 @@ _backend_option = click.option(
 _base_option = click.option(
     "--base", metavar="DIR", help="The pretrained base, where it is not to be fetched."
 )
+_precision_option = click.option(
+    "--mixed-precision", is_flag=True, help="Compute in bfloat16: faster with PyTorch."
+)
 _columns_options = (
     click.option("--text-column", metavar="NAME", help="Column or key of the text."),
     click.option("--label-column", metavar="NAME", help="Column or key of the label."),
@@ -151,9 +154,15 @@ def main() -> None:
 )
 @click.option("--top", type=click.IntRange(min=1), metavar="K", help="The K best labels only.")
 @_base_option
+@_precision_option
 @_backend_option
 def classify(
-    texts: tuple[str, ...], model: str, form: str, top: int | None, base: str | None
+    texts: tuple[str, ...],
+    model: str,
+    form: str,
+    top: int | None,
+    base: str | None,
+    mixed_precision: bool,
 ) -> None:
     """Print the label of each TEXT, or of each line of standard input.
 
@@ -166,7 +175,7 @@ def classify(
     streams = texts in ((), ("-",))
     if streams and (sys.stdin is None or (not texts and sys.stdin.isatty())):
         raise click.UsageError("give texts, or pipe one a line into the command")
-    clf = _load(model, base=base)
+    clf = _load(model, base=base, mixed_precision=mixed_precision)
     write = _json_line if form == "jsonl" else _text_line
     width = max(map(len, clf.labels))
     for batch in read_lines(sys.stdin.buffer) if streams else (list(texts),):
@@ -481,6 +490,7 @@ def verify(source: str, revision: str | None, form: str) -> None:
 @click.option("--record", is_flag=True, help="Write the figures into the bundle's config.json.")
 @_format_option
 @_base_option
+@_precision_option
 @_backend_option
 def evaluate(
     name: str,
@@ -490,6 +500,7 @@ def evaluate(
     record: bool,
     form: str,
     base: str | None,
+    mixed_precision: bool,
 ) -> None:
     """Measure accuracy, F1, the confusion matrix and the speed of a model.
 
@@ -498,7 +509,7 @@ def evaluate(
     from keras_agnews import data as data_module
     from keras_agnews.metrics import scores
 
-    clf = _load(name, base=base)
+    clf = _load(name, base=base, mixed_precision=mixed_precision)
     dataset = data_module.load(
         data, "test", text_column=text_column, label_column=label_column, label_names=clf.labels
     )
@@ -777,6 +788,13 @@ def _start_backend() -> None:
             f'the backend {name} is not installed: pip install "keras-agnews[{name}]"'
             + (f", or choose one that is with --backend ({others})" if others else "")
         )
+    if name == "jax":
+        # What has been compiled once is not compiled again by the next command.
+        from keras_agnews.data import cache_directory
+
+        cache = cache_directory() / "jax"
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     for noisy in ("jax", "tensorflow"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     with _tensorflow_silenced():

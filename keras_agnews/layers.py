@@ -215,8 +215,9 @@ class SelfAttention(_Layer):
     Call arguments:
         hidden: float `(batch, length, hidden_size)`.
         attend: bool `(batch, length)`, true at positions that may be attended to; optional.
+        positions: how many positions, from the first on, are wanted; all where it is `None`.
 
-    Returns: float `(batch, length, hidden_size)`.
+    Returns: float `(batch, positions, hidden_size)`.
     """
 
     def __init__(
@@ -243,8 +244,14 @@ class SelfAttention(_Layer):
         self.output_projection.build((*input_shape[:-1], self.heads * self._width))
         self.dropout_layer.build((input_shape[0], self.heads, input_shape[1], input_shape[1]))
 
-    def call(self, hidden: Any, attend: Any = None, training: bool | None = None) -> Any:
-        query = self._split(self.query(hidden))
+    def call(
+        self,
+        hidden: Any,
+        attend: Any = None,
+        training: bool | None = None,
+        positions: int | None = None,
+    ) -> Any:
+        query = self._split(self.query(hidden[:, :positions]))
         key = self._split(self.key(hidden))
         value = self._split(self.value(hidden))
         if attend is not None:
@@ -269,8 +276,14 @@ class SelfAttention(_Layer):
             scores = ops.where(attend, scores, -1e9)
         return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
 
-    def compute_output_shape(self, hidden_shape: Any, attend_shape: Any = None) -> Any:
-        return hidden_shape
+    def compute_output_spec(
+        self,
+        hidden: Any,
+        attend: Any = None,
+        training: bool | None = None,
+        positions: int | None = None,
+    ) -> Any:
+        return keras.KerasTensor(_shortened(hidden.shape, positions), self.compute_dtype)
 
 
 @register()
@@ -334,16 +347,35 @@ class TransformerBlock(_Layer):
         self.attention_dropout_layer.build(input_shape)
         self.feed_forward_dropout_layer.build(input_shape)
 
-    def call(self, hidden: Any, attend: Any = None, training: bool | None = None) -> Any:
-        change = self.attention(hidden, attend=attend, training=training)
+    def call(
+        self,
+        hidden: Any,
+        attend: Any = None,
+        training: bool | None = None,
+        positions: int | None = None,
+    ) -> Any:
+        change = self.attention(hidden, attend=attend, training=training, positions=positions)
         change = self.attention_dropout_layer(change, training=training)
-        hidden = self.attention_norm(hidden + change)
+        hidden = self.attention_norm(hidden[:, :positions] + change)
         change = self.feed_forward_output(self._activate(self.feed_forward(hidden)))
         change = self.feed_forward_dropout_layer(change, training=training)
         return self.feed_forward_norm(hidden + change)
 
-    def compute_output_shape(self, hidden_shape: Any, attend_shape: Any = None) -> Any:
-        return hidden_shape
+    def compute_output_spec(
+        self,
+        hidden: Any,
+        attend: Any = None,
+        training: bool | None = None,
+        positions: int | None = None,
+    ) -> Any:
+        return keras.KerasTensor(_shortened(hidden.shape, positions), self.compute_dtype)
+
+
+def _shortened(shape: Any, positions: int | None) -> tuple[Any, ...]:
+    batch, length, width = shape
+    if positions is not None:
+        length = positions if length is None else min(positions, length)
+    return (batch, length, width)
 
 
 @register()
@@ -372,16 +404,20 @@ class TransformerEncoder(_Layer):
         embedding_norm: whether the embeddings are layer-normalized.
         pooler: whether a dense layer with tanh on the first token gives `pooled_output`.
 
-    Call argument: a dict of
+    Call arguments: a dict of
         input_word_ids: int `(batch, length)`, 0 is padding;
         input_mask: int or bool `(batch, length)`, optional: ids that are not 0;
-        input_type_ids: int `(batch, length)`, optional: 0.
+        input_type_ids: int `(batch, length)`, optional: 0;
+    and, optional,
+        positions: how many positions of the last block, from the first on, are wanted. Who reads
+            the first token alone saves most of that block's work with 1.
 
     Returns: a dict of
-        sequence_output: float `(batch, length, hidden_size)`, the last block's output;
+        sequence_output: float `(batch, positions, hidden_size)`, the last block's output;
         encoder_outputs: list of the output of every block;
         pooled_output: float `(batch, hidden_size)`, where there is a pooler;
-        default: `pooled_output`, or the mean over the tokens where there is no pooler.
+        default: `pooled_output`, or the mean over the tokens where there is no pooler; absent
+            where there is none and `positions` leaves tokens out.
 
     Example:
 
@@ -466,7 +502,9 @@ class TransformerEncoder(_Layer):
             self.pooler_layer.build((ids[0], self.hidden_size))
         self.mean_pooling.build(hidden)
 
-    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+    def call(
+        self, inputs: Any, training: bool | None = None, positions: int | None = None
+    ) -> dict[str, Any]:
         ids = ops.cast(inputs["input_word_ids"], "int32")
         mask = inputs.get("input_mask")
         mask = ops.not_equal(ids, 0) if mask is None else ops.cast(mask, "bool")
@@ -475,26 +513,30 @@ class TransformerEncoder(_Layer):
         hidden = self.embedding(ids, types=inputs.get("input_type_ids"), training=training)
         outputs = []
         for block in self.blocks:
-            hidden = block(hidden, attend=attend, training=training)
+            wanted = positions if block is self.blocks[-1] else None
+            hidden = block(hidden, attend=attend, training=training, positions=wanted)
             outputs.append(hidden)
         result = {"sequence_output": hidden, "encoder_outputs": outputs}
         if self.pooler_layer is None:
-            result["default"] = self.mean_pooling(hidden, mask)
+            if positions is None:
+                result["default"] = self.mean_pooling(hidden, mask)
         else:
             result["pooled_output"] = ops.tanh(self.pooler_layer(hidden[:, 0]))
             result["default"] = result["pooled_output"]
         return result
 
-    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
-        batch, length = inputs["input_word_ids"].shape
-        hidden = [
-            keras.KerasTensor((batch, length, self.hidden_size), dtype=self.compute_dtype)
-            for _ in self.blocks
-        ]
-        pooled = keras.KerasTensor((batch, self.hidden_size), dtype=self.compute_dtype)
-        result = {"sequence_output": hidden[-1], "encoder_outputs": hidden, "default": pooled}
+    def compute_output_spec(
+        self, inputs: Any, training: bool | None = None, positions: int | None = None
+    ) -> dict[str, Any]:
+        shape = (*inputs["input_word_ids"].shape, self.hidden_size)
+        shapes = [shape] * (len(self.blocks) - 1) + [_shortened(shape, positions)]
+        hidden = [keras.KerasTensor(shape, dtype=self.compute_dtype) for shape in shapes]
+        pooled = keras.KerasTensor((shape[0], self.hidden_size), dtype=self.compute_dtype)
+        result = {"sequence_output": hidden[-1], "encoder_outputs": hidden}
         if self.pooler_layer is not None:
             result["pooled_output"] = pooled
+        if self.pooler_layer is not None or positions is None:
+            result["default"] = pooled
         return result
 
 

@@ -20,6 +20,7 @@ from keras_agnews.bundle import Bundle
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import BundleError, InputError, NotFoundError
 from keras_agnews.importers import huggingface, keras_hub, tfhub
+from keras_agnews.inference import compute_in_bfloat16
 from keras_agnews.layers import weights_follow
 from keras_agnews.models import initial_value
 from keras_agnews.tokenizers import Tokenizer
@@ -96,6 +97,7 @@ def load(
     labels: Sequence[str] | None = None,
     max_length: int | None = None,
     base: str | os.PathLike[str] | None = None,
+    mixed_precision: bool = False,
 ) -> TextClassifier:
     """A ready-made text classifier.
 
@@ -110,6 +112,9 @@ def load(
         max_length: cut texts at so many tokens.
         base: directory that has the pretrained base which the entry pins on a hub; its SHA-256
             must be the pinned one.
+        mixed_precision: compute in bfloat16, with weights and logits in float32. On a processor
+            that has instructions for it, and on a GPU, PyTorch is then faster; an answer changes
+            in its third digit.
 
     Returns: a compiled `TextClassifier` (AdamW, cross-entropy from logits, accuracy).
 
@@ -144,7 +149,10 @@ def load(
             target = Bundle.from_dict(target.to_dict() | changes)
         except BundleError as error:
             raise InputError(str(error)) from None
-    return _assemble(target, target.make_tokenizer(tokenizer.vocabulary), checkpoint)
+    classifier = _assemble(target, target.make_tokenizer(tokenizer.vocabulary), checkpoint)
+    if mixed_precision:
+        compute_in_bfloat16(classifier.model)
+    return classifier
 
 
 def open_checkpoint(

@@ -29,7 +29,7 @@ def transformer(config: TransformerConfig, classes: int) -> keras.Model:
     if config.type_vocabulary_size:
         inputs["input_type_ids"] = keras.Input((None,), dtype="int32", name="input_type_ids")
     encoder = TransformerEncoder(**TransformerEncoder.arguments(config), name="encoder")
-    outputs = encoder(inputs)
+    outputs = encoder(inputs, positions=1 if config.pooling == "first" else None)
     if config.pooling == "first" and not config.pooler:
         hidden = outputs["sequence_output"][:, 0]
     elif config.pooling == "mean" and config.pooler:

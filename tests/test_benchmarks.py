@@ -85,6 +85,16 @@ def test_what_is_asked_for_is_all_there_is() -> None:
     ]
 
 
+def test_bfloat16_is_for_gpus_and_for_pytorch() -> None:
+    options = {"precisions": ["float32", "bfloat16"], "works": ["strings"]}
+    found = cells.all_cells(["minilm-L6"], **options)
+    reduced = {(cell.competitor, cell.backend) for cell in found if cell.precision == "bfloat16"}
+    names = ("transformers", "transformers-compile", "transformers-pipeline")
+    assert reduced == {(OURS, "torch"), *((name, "torch") for name in names)}
+    everywhere = cells.all_cells(["minilm-L6"], gpu=True, **options)
+    assert {c.backend for c in everywhere if c.precision == "bfloat16"} == {*cells.BACKENDS}
+
+
 def test_competitors_take_turns_and_shapes_do_not() -> None:
     found = cells.all_cells(["tiny-transformer"], peers=["padded"])
     sizes = {group[0].work: len(group) for group in cells.groups(found)}

@@ -221,3 +221,53 @@ def test_dropout_keeps_its_rate_the_mean_and_the_gradient(
         result = layer(inputs, training=True)
         result.sum().backward()
         np.testing.assert_array_equal(inputs.grad.numpy(), result.detach().numpy())
+
+
+def test_the_first_positions_alone_are_what_they_are_among_all(encoder: Any) -> None:
+    inputs = {"input_word_ids": IDS}
+    whole, first = encoder(inputs), encoder(inputs, positions=1)
+    assert first["sequence_output"].shape == (2, 1, 8)
+    assert [tuple(o.shape) for o in first["encoder_outputs"]] == [(2, 5, 8), (2, 1, 8)]
+    for name in ("pooled_output", "default"):
+        np.testing.assert_allclose(numpy(first[name]), numpy(whole[name]), atol=1e-6)
+    np.testing.assert_allclose(
+        numpy(first["sequence_output"]), numpy(whole["sequence_output"])[:, :1], atol=1e-6
+    )
+
+
+def test_without_a_pooler_the_first_positions_have_no_default() -> None:
+    import keras
+
+    from keras_agnews.layers import TransformerEncoder
+
+    encoder = TransformerEncoder(**ENCODER | {"pooler": False})
+    inputs = {"input_word_ids": keras.Input((None,), dtype="int32")}
+    symbolic = encoder(inputs, positions=1)
+    assert {*symbolic} == {*encoder({"input_word_ids": IDS}, positions=1)}
+    assert "default" not in symbolic
+    assert symbolic["sequence_output"].shape == (None, 1, 8)
+    assert "default" in encoder(inputs)
+
+
+def test_a_classifier_computes_the_last_block_for_the_token_that_it_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A regression here would cost a fifth of small-bert-L4's speed and change no answer."""
+    from keras_agnews import layers, models
+    from keras_agnews.configs import BertConfig
+
+    config = BertConfig.from_dict(
+        {"vocabulary_size": 50, "hidden_size": 8, "layers": 2, "heads": 2, "feed_forward_size": 12}
+    )
+    model = models.transformer(config, 4)
+    seen: list[int] = []
+    original = layers.SelfAttention.call
+
+    def call(self: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, hidden, *args, **kwargs)
+        seen.append(result.shape[1])
+        return result
+
+    monkeypatch.setattr(layers.SelfAttention, "call", call)
+    model({"input_word_ids": IDS, "input_type_ids": IDS * 0})
+    assert seen == [5, 1]
