@@ -245,6 +245,13 @@ def start_cells(*backends: str) -> list[Cell]:
     return [Cell("start", "tiny-transformer", OURS, backend) for backend in backends]
 
 
+# Ready, and through its first turn, whose limit is the longer one.
+SLEEPS = """
+print('{"ready": true}', flush=True)
+sys.stdin.readline()
+print('{"seconds": 1.0, "count": 8}', flush=True)
+time.sleep(60)
+"""
 FAILURES = {
     "raises": (
         'print(\'{"status": "failed", "note": "ValueError: no"}\', flush=True); sys.exit(1)',
@@ -258,14 +265,14 @@ FAILURES = {
     ),
     "exits": ("sys.exit(3)", "failed", "ended with exit code 3"),
     "killed": ("import os; os.kill(os.getpid(), 9)", "out of memory", "exit code -9"),
-    "sleeps": ("time.sleep(60)", "timeout", "no answer within"),
+    "sleeps": (SLEEPS, "timeout", "no answer within 1 s"),
     "chatters": ('print("hello", flush=True)', "failed", "answered 'hello"),
 }
 
 
 def test_what_fails_is_a_row_that_says_so(tmp_path: Path) -> None:
     code = {name: source for name, (source, *_) in FAILURES.items()}
-    runner = runner_of(tmp_path, code, limits=(2.0, 2.0, 2.0))
+    runner = runner_of(tmp_path, code, limits=(60.0, 60.0, 1.0))
     found = runner.run(start_cells("works", *FAILURES))
     assert [row.backend for row in found] == ["works", *FAILURES]
     good, *bad = found
