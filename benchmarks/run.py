@@ -45,6 +45,7 @@ PREPARE = (sys.executable, "-m", "benchmarks.prepare")
 # Seconds: of a cell of token ids to logits in all; of the others, to get ready and for each turn.
 LIMITS = (60.0, 300.0, 180.0)
 GPU_FACTOR = 5  # there, it is the compilation that takes its time
+SETTLE = 0.3  # seconds before a turn, in which threads that wait actively give up
 ROUNDS = {"strings": 3, "model": 3, "start": 1, "training": 3}  # after a first turn
 
 
@@ -145,6 +146,7 @@ class Runner:
         step: called after each answer of a process.
         worker: the command of a cell's process.
         limits: of time, as `LIMITS`.
+        settle: seconds between the turns of different processes.
         entries: what `prepare` knows of them.
     """
 
@@ -158,6 +160,7 @@ class Runner:
     step: Callable[[int], None] = lambda count: None
     worker: Sequence[str] = WORKER
     limits: tuple[float, float, float] = LIMITS
+    settle: float = SETTLE
     entries: dict[str, Entry] = field(default_factory=dict)
 
     def prepare(self, wanted: Sequence[Cell]) -> None:
@@ -244,6 +247,7 @@ class Runner:
                 self.step(1)
             for _ in range(rounds):
                 for cell in list(children):
+                    time.sleep(self.settle if len(children) > 1 else 0)
                     limit = end - time.monotonic() if work == "model" else self._limit(2)
                     if (answer := attempt(cell, "turn", limit)) is not None:
                         answers[cell].append(answer)

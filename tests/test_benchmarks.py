@@ -228,9 +228,8 @@ for line in sys.stdin:
 def runner_of(tmp_path: Path, code: dict[str, str], **options: Any) -> run.Runner:
     """A runner whose processes say what they are told, for `tiny-transformer` on 8 texts."""
     program = SPEAKS.replace("CODE", repr(code))
-    runner = run.Runner(
-        tmp_path / "results", tmp_path, worker=(sys.executable, "-S", "-c", program), **options
-    )
+    command = (sys.executable, "-S", "-c", program)
+    runner = run.Runner(tmp_path / "results", tmp_path, worker=command, settle=0, **options)
     entry = run.Entry(tmp_path / "tiny-transformer", weights="trained")
     (entry.directory / "bundle").parent.mkdir(parents=True)
     os.symlink(registry.zoo_directory() / "tiny-transformer", entry.directory / "bundle")
