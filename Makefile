@@ -18,10 +18,13 @@ BACKEND  ?= $(firstword $(foreach name,$(BACKENDS),$(if $(wildcard $(PACKAGES)/$
                         tensorflow)
 JOBS     ?= 2
 # A thread a worker: those of PyTorch wait actively, and halve the speed where there are too many.
-# JAX keeps what it compiles, since test after test builds the same small models.
+# JAX keeps what it compiles, since test after test builds the same small models. A worker
+# starts on a stretch of neighbouring tests, which share their models, and helps the other when it
+# is through.
 PYTEST   := OMP_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(VENV)/.jax \
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
-            JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --durations=12
+            JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 $(BIN)/python -m pytest \
+            --numprocesses=$(JOBS) --dist=worksteal --durations=12
 MARKS    := not slow
 
 .PHONY: demo test test-slow test-lower lint bench build test-any $(BACKENDS:%=test-%)
