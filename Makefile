@@ -66,7 +66,8 @@ lint: $(VENV)/.extra-test
 bench: $(VENV)/.extra-$(BACKEND) $(VENV)/.extra-bench
 	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m benchmarks.throughput
 
-build: $(VENV)/.extra-test
+build: | $(BIN)/pip
+	$(BIN)/python -m pip install "build>=1.2"
 	$(BIN)/python -m build
 
 $(BIN)/pip:
