@@ -25,6 +25,9 @@ PYTEST   := OMP_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(VENV)/.jax \
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
             JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 $(BIN)/python -m pytest \
             --numprocesses=$(JOBS) --dist=worksteal --durations=12
+# The cheapest to import and to test on, since it compiles nothing, comes first.
+LIGHTEST  = $(firstword $(foreach name,torch jax tensorflow,$(if $(wildcard \
+                          $(PACKAGES)/$(name)),$(name))))
 MARKS    := not slow
 
 .PHONY: demo test test-slow test-lower lint bench build test-any $(BACKENDS:%=test-%)
@@ -44,10 +47,10 @@ test-slow: MARKS := slow$(if $(SOAK),, and not soak)
 test-slow: test
 
 test-any: $(VENV)/.extra-test
-	$(PYTEST) -m "not backend and $(MARKS)"
+	KERAS_BACKEND=$(LIGHTEST) $(PYTEST) -m "(once or not backend) and $(MARKS)"
 
 $(BACKENDS:%=test-%): test-%: $(VENV)/.extra-test
-	@if [ -d $(PACKAGES)/$* ]; then set -x; KERAS_BACKEND=$* $(PYTEST) -m "backend and $(MARKS)"; \
+	@if [ -d $(PACKAGES)/$* ]; then set -x; KERAS_BACKEND=$* $(PYTEST) -m "backend and not once and $(MARKS)"; \
 	else echo "SKIPPED: $* is not installed in $(VENV), so nothing is tested on it"; fi
 
 test-lower:

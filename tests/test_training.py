@@ -166,6 +166,7 @@ def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
     assert again["history"] == result["history"], "a finished run has nothing left to do"
 
 
+@pytest.mark.once
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     data = (TEXTS, LABELS)
     keras_agnews.finetune(fresh_model(), data, output=tmp_path, **OPTIONS)
@@ -206,6 +207,7 @@ def test_head_recipe_leaves_the_encoder_and_runs_it_once(monkeypatch: pytest.Mon
     assert clf.encoder.trainable
 
 
+@pytest.mark.once
 def test_steps_limit_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     from keras_agnews.classifier import TextClassifier
 
@@ -240,6 +242,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(tmp_pat
     assert not (tmp_path / "x" / "config.json").exists()
 
 
+@pytest.mark.once
 def test_the_curves_are_drawn_beside_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +260,7 @@ def test_the_curves_are_drawn_beside_the_model(
     assert len(picture) > 5_000
 
 
+@pytest.mark.once
 def test_what_cannot_be_trained_on_is_said_at_the_start() -> None:
     clf = fresh_model()
     with pytest.raises(TrainingError, match="1 class"):
