@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,18 +137,38 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int) -> None:
     monkeypatch.setattr("keras_agnews.training._Run.checkpoint", killed)
 
 
-@pytest.mark.parametrize("recipe", ["full", "head"])
+RESUMED: dict[str, dict[str, Any]] = {
+    "full": {**OPTIONS, "recipe": "full", "word_dropout": 0.2},
+    "head": {**OPTIONS, "recipe": "head"},
+}
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], tuple[list[np.ndarray], list[dict[str, Any]]]]:
+    """The weights and the history of a run of a recipe that nothing interrupts."""
+
+    @functools.cache
+    def run(recipe: str) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
+        classifier, data = fresh_model(), (TEXTS, LABELS)
+        output = tmp_path_factory.mktemp(recipe) / "m"
+        result = keras_agnews.finetune(classifier, data, data, output=output, **RESUMED[recipe])
+        return weights(classifier), result["history"]
+
+    return run
+
+
+@pytest.mark.parametrize("recipe", RESUMED)
 # With four batches an epoch: after the second batch, and in the midst of the second epoch.
 @pytest.mark.parametrize("checkpoints", [2, 7])
 def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
-    recipe: str, checkpoints: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: str, checkpoints: int, unbroken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from keras_agnews import training
 
-    options = {**OPTIONS, "recipe": recipe, "word_dropout": 0.2 if recipe == "full" else 0.0}
-    data = (TEXTS, LABELS)
-    whole = fresh_model()
-    unbroken = keras_agnews.finetune(whole, data, data, output=tmp_path / "a", **options)
+    expected_weights, expected_history = unbroken(recipe)
+    data, options = (TEXTS, LABELS), RESUMED[recipe]
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every batch
     with monkeypatch.context() as patch:
         kill_after(patch, checkpoints)
@@ -156,9 +178,9 @@ def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
     result = keras_agnews.finetune(
         resumed, data, data, output=tmp_path / "b", resume=True, **options
     )
-    for one, other in zip(weights(whole), weights(resumed), strict=True):
+    for one, other in zip(expected_weights, weights(resumed), strict=True):
         np.testing.assert_array_equal(one, other)
-    for one, other in zip(unbroken["history"], result["history"], strict=True):
+    for one, other in zip(expected_history, result["history"], strict=True):
         assert one["validation_loss"] == other["validation_loss"]
     again = keras_agnews.finetune(
         fresh_model(), data, data, output=tmp_path / "b", resume=True, **options
