@@ -362,14 +362,13 @@ def test_the_lessons_bert_base_with_the_encoder_frozen() -> None:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    texts, labels = TEXTS * 32, LABELS * 32
     history = clf.fit(
-        texts,
-        labels,
-        batch_size=32,
+        TEXTS,
+        LABELS,
+        batch_size=8,
         epochs=1,
-        steps_per_epoch=32,
-        validation_data=(texts, labels),
+        steps_per_epoch=3,
+        validation_data=(TEXTS, LABELS),
         validation_steps=2,
         verbose=0,
         seed=0,
@@ -377,11 +376,12 @@ def test_the_lessons_bert_base_with_the_encoder_frozen() -> None:
     assert np.isfinite([history["loss"][0], history["val_loss"][0]]).all()
     result = keras_agnews.finetune(
         clf,
-        (texts, labels),
-        (texts, labels),
+        (TEXTS, LABELS),
+        (TEXTS, LABELS),
         recipe="head",
         epochs=1,
-        steps_per_epoch=32,
+        batch_size=8,
+        steps_per_epoch=3,
         validation_steps=2,
     )
     assert np.isfinite(result["history"][0]["validation_loss"])
