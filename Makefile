@@ -18,10 +18,11 @@ BACKEND  ?= $(firstword $(foreach name,$(BACKENDS),$(if $(wildcard $(PACKAGES)/$
                         tensorflow)
 JOBS     ?= 2
 # A thread a worker: those of PyTorch wait actively, and halve the speed where there are too many.
-# JAX keeps what it compiles, since test after test builds the same small models. A worker
-# starts on a stretch of neighbouring tests, which share their models, and helps the other when it
-# is through.
-PYTEST   := OMP_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(VENV)/.jax \
+# Compiling takes most of the time of TensorFlow and JAX: XLA is told to spare its pains, and JAX to
+# keep what it compiles, since test after test builds the same small models. A worker starts on a
+# stretch of neighbouring tests, which share their models, and helps the other when it is through.
+XLA      ?= --xla_backend_optimization_level=0
+PYTEST   := OMP_NUM_THREADS=1 XLA_FLAGS=$(XLA) JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(VENV)/.jax \
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
             JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 $(BIN)/python -m pytest \
             --numprocesses=$(JOBS) --dist=worksteal --durations=12
