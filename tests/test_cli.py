@@ -329,6 +329,7 @@ def test_classify_answers_as_the_library_does(model, invoke):
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_hard_texts_are_one_line_each(model, invoke):
     texts = ("two\nlines", "\x1b[31mred", "a\udcffb", "nul\0", "é 漢字", "the " * 17, "the " * 16)
     lines = invoke("classify", "--model", model, "--format", "jsonl", *texts).stdout.split("\n")
@@ -342,6 +343,7 @@ def test_hard_texts_are_one_line_each(model, invoke):
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_top_labels_are_the_best(model, invoke):
     arguments = ("classify", TEXTS[0], "--model", model, "--format", "jsonl")
     whole = json.loads(invoke(*arguments).stdout)["scores"]
@@ -350,6 +352,7 @@ def test_top_labels_are_the_best(model, invoke):
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_a_slow_stream_is_answered_line_by_line(model):
     process = start("classify", "--model", model, "--format", "jsonl", "-")
     watchdog = threading.Timer(120, process.kill)
@@ -421,6 +424,7 @@ def test_a_long_stream_takes_constant_memory(model):
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
     import keras_agnews
 

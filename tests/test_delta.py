@@ -124,6 +124,7 @@ def model(tmp_path: Path) -> tuple[Any, Path, Path]:
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_load_applies_the_difference_to_the_base(model: tuple[Any, Path, Path]) -> None:
     classifier, base, target = model
     loaded = keras_agnews.load(target, base=base)
@@ -138,6 +139,7 @@ def test_load_applies_the_difference_to_the_base(model: tuple[Any, Path, Path]) 
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_the_base_alone_has_none_of_the_change(model: tuple[Any, Path, Path]) -> None:
     _, base, target = model
     loaded = keras_agnews.load(target, weights="pretrained", base=base)
@@ -151,6 +153,7 @@ def test_the_base_alone_has_none_of_the_change(model: tuple[Any, Path, Path]) ->
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_another_base_or_a_damaged_difference_is_refused(model: tuple[Any, Path, Path]) -> None:
     _, base, target = model
     weights = bundle.read(target).weights
@@ -184,6 +187,7 @@ def test_a_pin_without_its_sums_is_refused() -> None:
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_a_run_ends_with_the_model_that_it_stored(
     model: tuple[Any, Path, Path], tmp_path: Path
 ) -> None:

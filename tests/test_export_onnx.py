@@ -13,7 +13,7 @@ from conftest import HARD_TEXTS, SENTENCES
 
 import keras_agnews
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.once]
 
 TEXTS = [text for text, _ in SENTENCES] + HARD_TEXTS
 PLAIN = [text for text in TEXTS if "[MASK]" not in text and "\ud800" not in text]

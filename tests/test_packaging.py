@@ -33,7 +33,7 @@ def files_below(directory: Path) -> set[str]:
     return {
         path.relative_to(ROOT).as_posix()
         for path in directory.rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.parent.name != "__pycache__"
     }
 
 

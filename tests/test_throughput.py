@@ -37,6 +37,7 @@ def number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
+@pytest.mark.once
 def test_the_figures_add_up(rows_file: Path, tmp_path: Path) -> None:
     model, output = tmp_path / "short", tmp_path / "rows.csv"
     keras_agnews.load("tiny-transformer", weights=None, max_length=64).save_bundle(model)
@@ -82,6 +83,7 @@ def test_the_figures_add_up(rows_file: Path, tmp_path: Path) -> None:
     assert ours["device"] in result.stdout
 
 
+@pytest.mark.once
 def test_a_broken_file_is_not_replaced_by_generated_texts(tmp_path: Path) -> None:
     file = tmp_path / "test.csv"
     with pytest.raises(DataError):
@@ -91,6 +93,7 @@ def test_a_broken_file_is_not_replaced_by_generated_texts(tmp_path: Path) -> Non
         throughput.read_texts(str(file), ["word"])
 
 
+@pytest.mark.once
 def test_texts_are_generated_where_there_is_no_ag_news(
     fresh: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -104,6 +107,7 @@ print(len(texts), set(" ".join(texts).split()) == {"oil", "prices", "rise"}, ori
     assert fresh(code, **nowhere, **homes) == ("7600 True generated, as long as those of AG News\n")
 
 
+@pytest.mark.once
 def test_generated_texts_are_as_long_as_those_of_ag_news(agnews: Path) -> None:
     theirs, origin = throughput.read_texts(str(agnews), [])
     assert origin == "AG News test, complete"
