@@ -496,7 +496,7 @@ def evaluate(
     The labels of your own rows must be among the model's, by name.
     """
     from keras_agnews import data as data_module
-    from keras_agnews.metrics import scores
+    from keras_agnews.metrics import calibration_error, scores
 
     clf = _load(name, base=base)
     dataset = data_module.load(
@@ -505,11 +505,13 @@ def evaluate(
     predictions, speed = _classify_timed(clf, dataset.texts)
     index = {label: i for i, label in enumerate(clf.labels)}
     result = scores(dataset.labels, [index[p.label] for p in predictions], len(clf.labels))
+    error = calibration_error([list(p.scores.values()) for p in predictions], dataset.labels)
     truncated = sum(p.truncated for p in predictions)
     if record:
         measured = {
             "accuracy": result.accuracy,
             "macro_f1": result.macro_f1,
+            "calibration_error": error,
             "documents_per_second": speed,
         }
         _record(name, f"{Path(dataset.source).name} test", measured, len(dataset.texts))
@@ -532,6 +534,7 @@ def evaluate(
                 "truncated": truncated,
                 "accuracy": result.accuracy,
                 "macro_f1": result.macro_f1,
+                "calibration_error": error,
                 "documents_per_second": speed,
                 "backend": os.environ["KERAS_BACKEND"],
                 "labels": clf.labels,
@@ -549,6 +552,7 @@ def evaluate(
             f"{clf.max_length} tokens and cut",
             "accuracy": f"{result.accuracy:.2%}",
             "macro F1": f"{result.macro_f1:.2%}",
+            "calibration error": f"{error:.2%}, expected, in 15 bins",
             "documents per second": f"{speed:,.0f} on {os.environ['KERAS_BACKEND']}, from strings "
             "to labels, compilation left out",
         }
@@ -656,6 +660,26 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
     type=click.IntRange(min=1),
     help="Store only what training has changed of the pretrained base, at this rank.",
 )
+@click.option(
+    "--teacher",
+    metavar="NAME_OR_PATH",
+    help="Learn the answers of this model, or the mean of several separated by commas.",
+)
+@click.option("--teacher-weight", type=click.FloatRange(0, 1), help="Share of these answers.")
+@click.option(
+    "--crops", type=click.IntRange(min=0), help="Spans of each text that the teacher labels too."
+)
+@click.option(
+    "--teacher-embeddings/--own-embeddings",
+    default=None,
+    help="Start from the teacher's token embeddings, projected.",
+)
+@click.option(
+    "--pretrain-epochs",
+    type=click.IntRange(min=0),
+    help="First train the encoder to tell masked words of the texts.",
+)
+@click.option("--pretrain-learning-rate", type=click.FloatRange(0, min_open=True))
 @_base_option
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1))
 @_backend_option
@@ -729,7 +753,10 @@ def train(
             progress=terminal,
             dtype=dtype,
             base=base,
-            record={"data": ", ".join(filter(None, (Path(rows.source).name, rows.note)))},
+            record={
+                "start": start if start in ("none", "pretrained", "best") else "another model",
+                "data": ", ".join(filter(None, (Path(rows.source).name, rows.note))),
+            },
             **recipe,
         )
     best = result["best_epoch"]
