@@ -120,8 +120,8 @@ def test_the_answers_of_a_teacher_are_learned(tmp_path: Path) -> None:
         clf, data, data, teacher=TEACHER, teacher_weight=1.0, output=tmp_path, **options
     )
     answers = clf.classify(TEXTS)
-    assert np.mean([a.label == b.label for a, b in zip(answers, truth, strict=True)]) > 0.9
-    assert result["history"][-1]["accuracy"] > 0.9, "it is the accuracy on the teacher's answers"
+    assert np.mean([a.label == b.label for a, b in zip(answers, truth, strict=True)]) > 0.8
+    assert result["history"][-1]["accuracy"] > 0.8, "it is the accuracy on the teacher's answers"
     recipe = keras_agnews.load(tmp_path).description.recipe
     assert (recipe["teacher"], recipe["crops"], recipe["rows"]) == (TEACHER, 2, len(TEXTS))
     assert not list(tmp_path.glob("teacher.*"))
