@@ -50,6 +50,7 @@ _PATIENCE = 0.005
 _BATCH_LINES = 4_096
 # Rows that share half of their runs of three words tell the same story.
 _NEAR_DUPLICATES = 0.5
+_VALIDATION_FRACTION = 0.05
 
 
 class _Commands(click.Group):
@@ -622,9 +623,7 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
 @click.option(
     "--validation-fraction",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    show_default=True,
-    help="Share of --data that is held out where there is no --validation.",
+    help="Share of --data that is held out where there is no --validation.  [default: 0.05]",
 )
 @click.option(
     "--weights",
@@ -637,15 +636,14 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
 @click.option(
     "--dtype",
     type=click.Choice(("float32", "float16")),
-    default="float32",
-    show_default=True,
-    help="How the finished weights are stored.",
+    help="How the finished weights are stored.  [default: float32]",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run that lies in --output.")
 @click.option(
     "--recipe",
-    type=click.Choice(("full", "head")),
-    help="Train everything, or freeze the encoder and train the head.",
+    type=click.Choice(("full", "head", "lora", "shipped")),
+    help="Train everything; or freeze the encoder and train the head; or train low-rank updates "
+    "and store these; or repeat how a model of the zoo was made.",
 )
 @click.option("--epochs", type=click.IntRange(min=1))
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="TEXTS")
@@ -690,18 +688,19 @@ def train(
     text_column: str | None,
     label_column: str | None,
     validation: str | None,
-    validation_fraction: float,
+    validation_fraction: float | None,
     weights: str | None,
     max_length: int | None,
-    dtype: str,
+    dtype: str | None,
     resume: bool,
     base: str | None,
     **recipe: Any,
 ) -> None:
     """Train a model on AG News or on your own rows, and write it to --output.
 
-    What is not given is what suits the model. A model whose labels are the data's keeps their
-    order; another one gets a new head for the labels of the data.
+    What is not given is what suits the model; with --recipe shipped it is what the model's
+    config.json records, and anything else is refused. A model whose labels are the data's keeps
+    their order; another one gets a new head for the labels of the data.
     """
     from keras_agnews import data as data_module
 
@@ -715,16 +714,22 @@ def train(
     columns = {"text_column": text_column, "label_column": label_column}
     rows = data_module.load(data, "train", **columns)
     _start_backend()
+    from keras_agnews.loading import open_checkpoint
+
+    description = open_checkpoint(name).description
+    start = _default_start(name, description) if weights is None else weights
+    choices: dict[str, Any] = {"validation_fraction": validation_fraction, "dtype": dtype}
+    if recipe["recipe"] == "shipped":
+        given = recipe | choices
+        given |= {"validation": validation, "weights": weights, "max_length": max_length}
+        recipe, choices, start = _replayed(description, given)
     import keras
 
     with _tensorflow_silenced():  # this imports it, whatever the backend, as will `finetune`
         keras.utils.set_random_seed(recipe["seed"] or 0)
     from keras_agnews import load
-    from keras_agnews.loading import open_checkpoint
     from keras_agnews.training import finetune
 
-    description = open_checkpoint(name).description
-    start = _default_start(name, description) if weights is None else weights
     same_labels = set(description.labels) == set(rows.label_names)
     clf = load(
         name,
@@ -734,11 +739,10 @@ def train(
         base=base,
     )
     rows = _in_label_order(rows, clf)
+    fraction = choices["validation_fraction"] or _VALIDATION_FRACTION
     if validation is None:
         # The same rows whatever the seed, so that runs with several can be compared.
-        rows, held_out = data_module.split_validation(
-            rows, validation_fraction, similarity=_NEAR_DUPLICATES
-        )
+        rows, held_out = data_module.split_validation(rows, fraction, similarity=_NEAR_DUPLICATES)
     else:
         held_out = data_module.load(validation, "test", **columns, label_names=clf.labels)
     terminal = _is_terminal(sys.stderr)
@@ -751,10 +755,11 @@ def train(
             output=output,
             resume=resume,
             progress=terminal,
-            dtype=dtype,
+            dtype=choices["dtype"] or "float32",
             base=base,
             record={
                 "start": start if start in ("none", "pretrained", "best") else "another model",
+                "validation_fraction": fraction if validation is None else None,
                 "data": ", ".join(filter(None, (Path(rows.source).name, rows.note))),
             },
             **recipe,
@@ -768,6 +773,38 @@ def train(
             "model": str(output),
         }
     )
+
+
+def _replayed(
+    description: Bundle, given: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Recipe, choices and start of the run that a bundle records; what is given must not differ."""
+    from keras_agnews.loading import open_checkpoint
+    from keras_agnews.recipes import shipped_recipe
+
+    recipe, recorded = dataclasses.asdict(shipped_recipe(description)), description.recipe
+    start = recorded.get("start")
+    if start not in ("none", "pretrained"):
+        raise InputError(
+            f"{description.name} was trained from {start or 'weights that are not recorded'}: "
+            "--recipe shipped repeats runs that start from nothing or from a pretrained base"
+        )
+    choices = {name: recorded.get(name) for name in ("validation_fraction", "dtype")}
+    if choices["validation_fraction"] is None:
+        raise InputError(f"{description.name} was validated on rows that it does not record")
+    values = recipe | choices | {"weights": start, "validation": None, "max_length": None}
+    teacher = given["teacher"]
+    if teacher is not None:
+        names = [open_checkpoint(source).description.name for source in teacher.split(",")]
+        given = given | {"teacher": ",".join(names)}
+    for name, value in given.items():
+        if name != "recipe" and value is not None and value != values[name]:
+            recorded_value = "its own" if values[name] is None else values[name]
+            raise InputError(
+                f"--{name.replace('_', '-')} {value} contradicts --recipe shipped: the record of "
+                f"{description.name} says {recorded_value}"
+            )
+    return recipe | {"teacher": teacher or recipe["teacher"]}, choices, start
 
 
 def _default_start(name: str, description: Bundle) -> str:

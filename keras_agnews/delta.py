@@ -3,8 +3,9 @@
 Fine-tuning moves a kernel by little, and along few directions. What moved is stored as a
 safetensors file that holds for each variable either `NAME/a` and `NAME/b`, whose product is the
 difference, or `NAME`, the difference itself; a variable that the base lacks, such as the head,
-counts as zero there. Source of the idea: Hu et al. 2021, arXiv:2106.09685; here the directions are
-those of the singular value decomposition of a full fine-tune's difference.
+counts as zero there, and one that has not moved is left out. Source of the idea: Hu et al. 2021,
+arXiv:2106.09685; here the directions are those of the singular value decomposition of a
+fine-tune's difference.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ def difference(
     tensors, left = {}, dict(tuned)
     for name, value in base:
         change = left.pop(name).astype(np.float32) - value
+        if not change.any():
+            continue  # as `apply` reads it
         if change.ndim == 2 and rank * sum(change.shape) < change.size:
             tensors[f"{name}/a"], tensors[f"{name}/b"] = _factors(change, rank)
         else:

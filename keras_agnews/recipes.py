@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from keras_agnews.bundle import Bundle
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import InputError
 from keras_agnews.schedules import WarmupLinearDecay
@@ -21,7 +22,8 @@ class Recipe:
     """How a model is trained. What an entry's `config.json` has under `recipe` are its defaults.
 
     Attributes:
-        recipe: `"full"`, or `"head"` with the encoder frozen.
+        recipe: `"full"`; `"head"` with the encoder frozen; or `"lora"` with its matrices frozen and
+            a product of rank `delta_rank` added to each dense kernel.
         epochs: passes over the texts.
         batch_size: texts a step.
         learning_rate: the peak.
@@ -81,10 +83,12 @@ class Recipe:
             for name in ("crops", "teacher_embeddings"):
                 if getattr(self, name):
                     raise InputError(f"{name} needs a teacher: give teacher=")
-        if self.recipe == "head":
+        if self.recipe == "lora" and self.delta_rank is None:
+            raise InputError("recipe 'lora' needs a delta_rank")
+        if self.recipe != "full":
             for name in ("teacher_embeddings", "pretrain_epochs"):
                 if getattr(self, name):
-                    raise InputError(f"{name} changes the encoder, which recipe 'head' freezes")
+                    raise InputError(f"{name} changes what recipe {self.recipe!r} freezes")
 
     @property
     def teachers(self) -> list[str]:
@@ -108,9 +112,11 @@ _MOST = {
 _KIND_DEFAULTS: dict[str, dict[str, Any]] = {
     "full": {},
     "head": {"epochs": 20, "learning_rate": 3e-3, "word_dropout": 0.0},
+    "lora": {"learning_rate": 5e-4, "delta_rank": 16},
 }
 # What an entry was made with, and what does not suit another's rows unasked.
 _OF_THE_ENTRY = (
+    "seed",
     "delta_rank",
     "teacher",
     "teacher_weight",
@@ -142,6 +148,21 @@ def make_recipe(classifier: TextClassifier, recipe: str | None = None, **options
     return Recipe(**{**_KIND_DEFAULTS.get(kind, {}), **entry, **given, "recipe": kind})
 
 
+def shipped_recipe(description: Bundle) -> Recipe:
+    """The recipe by which an entry was made, to the last value.
+
+    Raises: `InputError` for an entry whose config does not record a run.
+    """
+    recorded = description.recipe
+    if "rows" not in recorded:
+        raise InputError(
+            f"{description.name} was not trained by this package, so there is no shipped recipe of "
+            f"it: give one of {', '.join(_KIND_DEFAULTS)}"
+        )
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    return Recipe(**{name: value for name, value in recorded.items() if name in known})
+
+
 def _joined(teacher: Any) -> str:
     several = (
         teacher if isinstance(teacher, Sequence) and not isinstance(teacher, str) else [teacher]
@@ -167,15 +188,19 @@ def make_optimizer(recipe: Recipe, total_steps: int) -> keras.optimizers.Optimiz
 @contextlib.contextmanager
 def mixed_precision(classifier: TextClassifier, settings: Recipe) -> Iterator[None]:
     """Within it, all but the last layer compute in bfloat16, where the recipe says so."""
-    layers = []
-    if settings.mixed_precision:
-        # Keras has no public way to walk the layers inside layers.
-        inner = classifier.model._flatten_layers(include_self=False)  # noqa: SLF001
-        layers = [(layer, layer.dtype_policy) for layer in inner if layer.name != "logits"]
+    before = reduce_precision(classifier) if settings.mixed_precision else []
     try:
-        for layer, _ in layers:
-            layer.dtype_policy = "mixed_bfloat16"
         yield
     finally:
-        for layer, policy in layers:
+        for layer, policy in before:
             layer.dtype_policy = policy
+
+
+def reduce_precision(classifier: TextClassifier) -> list[tuple[keras.layers.Layer, Any]]:
+    """Let all but the last layer compute in bfloat16; these layers and what they did before."""
+    # Keras has no public way to walk the layers inside layers.
+    layers = classifier.model._flatten_layers(include_self=False)  # noqa: SLF001
+    before = [(layer, layer.dtype_policy) for layer in layers if layer.name != "logits"]
+    for layer, _ in before:
+        layer.dtype_policy = "mixed_bfloat16"
+    return before

@@ -1,9 +1,10 @@
 """Fine-tuning: recipes, and runs that a killed process goes on with.
 
-Two recipes. `"full"` trains every weight with AdamW, weight decay not on biases and norms, linear
+Three recipes. `"full"` trains every weight with AdamW, weight decay not on biases and norms, linear
 warm-up, then linear decay to 0, and gradients clipped at norm 1 (Devlin et al. 2019, appendix
 A.3; Loshchilov and Hutter 2019, arXiv:1711.05101). `"head"` freezes the encoder, computes each
-text's features once, and trains the head on them. Either can learn from a teacher.
+text's features once, and trains the head on them. `"lora"` trains low-rank updates of the encoder's
+kernels; see `keras_agnews.lora`. Each can learn from a teacher.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from keras_agnews.classifier import TextClassifier, check_texts, softmax
 from keras_agnews.distillation import Teacher, crop, start_embeddings, targets
 from keras_agnews.errors import InputError, TrainingError
 from keras_agnews.inference import compile_forward
+from keras_agnews.lora import LowRankCopy
 from keras_agnews.metrics import calibration_error, fit_temperature
 from keras_agnews.pretraining import check_encoder, pretrain
 from keras_agnews.recipes import Recipe, make_recipe, mixed_precision
@@ -69,7 +71,7 @@ def finetune(
         classifier: what `keras_agnews.load` gave; it is changed in place.
         train: `(texts, labels)`, or a dataset of `keras_agnews.data`.
         validation: the same, to choose the best epoch by; without it the last epoch is kept.
-        recipe: `"full"` or `"head"`; by default the entry's.
+        recipe: `"full"`, `"head"` or `"lora"`; by default the entry's.
         output: directory for checkpoints, `log.csv`, `curves.png` and the finished bundle.
             The bundle in it is always that of the best epoch so far.
         resume: go on from the checkpoint in `output`, to the same result as an unbroken run; a
@@ -125,12 +127,29 @@ class _Full:
     def prepare(self, path: Path | None, identity: str, progress: bool) -> None:
         """Nothing to do before the first epoch."""
 
+    def finish_epoch(self) -> None:
+        """Give the classifier what was trained; here it is what is trained."""
+
     def validator(self, texts: Sequence[str]) -> Callable[[], np.ndarray]:
-        """A function that gives the logits of these texts as the model now is."""
+        """A function that gives the logits of these texts as the classifier now is."""
         return lambda: self.classifier.logits(texts)
 
 
-class _Head:
+class _LowRank(_Full):
+    """A copy with low-rank updates is trained, and merged into the classifier."""
+
+    def __init__(
+        self, classifier: TextClassifier, settings: Recipe, texts: Sequence[str], labels: np.ndarray
+    ) -> None:
+        super().__init__(classifier, settings, texts, labels)
+        self._copy = LowRankCopy(classifier, settings)
+        self.model = self._copy.classifier
+
+    def finish_epoch(self) -> None:
+        self._copy.merge()
+
+
+class _Head(_Full):
     """The head alone is trained, on features that are computed once."""
 
     def __init__(
@@ -180,6 +199,9 @@ class _Head:
         return logits
 
 
+_JOBS: dict[str, type[_Full]] = {"full": _Full, "head": _Head, "lora": _LowRank}
+
+
 def _needed(dataset: batching.Batches, settings: Recipe) -> np.ndarray:
     """The rows that any epoch will ask for: all of them, but for `steps_per_epoch`."""
     needed = []
@@ -212,16 +234,17 @@ class _Run:
         )
         self.base, self.pinned = base, classifier.description
         # So that what is wrong is told before the hours, not after.
-        if settings.delta_rank is not None:
-            if output is None:
-                raise InputError("delta_rank needs output=, where the difference is stored")
+        if settings.delta_rank is not None and output is not None:
             self._open_base()
+        elif settings.delta_rank is not None and settings.recipe != "lora":
+            raise InputError("delta_rank needs output=, where the difference is stored")
         if settings.pretrain_epochs:
             check_encoder(classifier)
         self.teacher = Teacher(settings, classifier.labels, base)
         self.directory = None if output is None else Path(output)
         self.dtype = dtype
-        self.record = {"rows": len(labels), "teacher": self.teacher.names, **record}
+        self.record = {"teacher": self.teacher.names, "rows": len(labels), "dtype": dtype}
+        self.record |= {"backend": keras.backend.backend(), **record}
         self.best_weights: list[np.ndarray] | None = None
         if held is not None and settings.validation_steps is not None:
             count = settings.validation_steps * settings.batch_size
@@ -231,8 +254,7 @@ class _Run:
         # A span has its text's label for the shuffling alone.
         self.all_texts = [*texts, *crop(texts, settings.crops, settings.seed)]
         all_labels = np.concatenate([labels, np.repeat(labels, settings.crops)])
-        job = _Head if settings.recipe == "head" else _Full
-        self.job: _Full | _Head = job(classifier, settings, self.all_texts, all_labels)
+        self.job = _JOBS[settings.recipe](classifier, settings, self.all_texts, all_labels)
         self.job.dataset.start_epoch(0)
         self.identity = self._identity()
         self.digest = hashlib.sha256(bundle.json_text(self.identity).encode()).hexdigest()
@@ -261,6 +283,7 @@ class _Run:
         validate = None if self.held is None else self.job.validator(self.held[0])
         try:
             for row in self.fit.epochs(progress):
+                self.job.finish_epoch()
                 self._finish_epoch(row | self._validated(validate))
         except NotFiniteError as error:
             kept = "the weights are those before the run"
@@ -333,10 +356,13 @@ class _Run:
             digest.update(row.to_bytes(8, "little"))
         for labels in (self.job.dataset.labels, None if self.held is None else self.held[1]):
             digest.update(b"" if labels is None else np.ascontiguousarray(labels).tobytes())
+        settings = self.settings
+        if settings.recipe != "lora":  # it only says how the result is stored
+            settings = dataclasses.replace(settings, delta_rank=None)
         return {
             "backend": keras.backend.backend(),
             "model": self.classifier.description.name,
-            **dataclasses.asdict(dataclasses.replace(self.settings, delta_rank=None)),
+            **dataclasses.asdict(settings),
             "data": digest.hexdigest()[:16],
         }
 
