@@ -23,7 +23,13 @@ _SPAN = (0.3, 0.9)  # of a text's words
 
 
 class Teacher:
-    """The classifiers that a recipe's `teacher` names, loaded when they are first needed."""
+    """The classifiers that a recipe's `teacher` names, loaded when they are first needed.
+
+    Raises: `InputError` at once for one that has other labels.
+
+    Attributes:
+        names: what the record says of them.
+    """
 
     def __init__(
         self,
@@ -32,28 +38,35 @@ class Teacher:
         base: str | os.PathLike[str] | None = None,
     ) -> None:
         self._settings, self._labels, self._base = settings, labels, base
-        # Not a path, which says nothing elsewhere and is nobody's business.
-        names = [_public_name(source) for source in settings.teachers]
+        names = []
+        for source in settings.teachers:
+            description = loading.open_checkpoint(source).description
+            if set(description.labels) != set(labels):
+                raise InputError(
+                    f"the teacher {source} has the labels {', '.join(description.labels)}, "
+                    f"not {', '.join(labels)}"
+                )
+            # Not a path, which says nothing elsewhere and is nobody's business.
+            public = registry.find(source) is not None or source.startswith(hub.SCHEME)
+            names.append(source if public else description.name)
         self.names: str | None = ",".join(names) or None
 
     @functools.cached_property
     def classifiers(self) -> list[TextClassifier]:
-        """One a source; `InputError` for one that is untrained or has other labels."""
+        """One a source; `InputError` for one that is untrained."""
         return [self._load(source) for source in self._settings.teachers]
 
     def _load(self, source: str) -> TextClassifier:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", ".*new and untrained", UserWarning)
             try:
-                teacher = loading.load(source, base=self._base)
+                return loading.load(source, base=self._base)
             except UserWarning as error:
                 raise InputError(f"the teacher {source} cannot teach: {error}") from None
-        if set(teacher.labels) != set(self._labels):
-            raise InputError(
-                f"the teacher {source} has the labels {', '.join(teacher.labels)}, "
-                f"not {', '.join(self._labels)}"
-            )
-        return teacher
+
+    def release(self) -> None:
+        """Give their memory back."""
+        self.__dict__.pop("classifiers", None)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """The mean of the teachers' answers, float32 `(n, classes)`, in the order of the labels."""
@@ -64,13 +77,6 @@ class Teacher:
                 answers.append(teacher.predict(texts)[:, columns])
         mean: np.ndarray = np.mean(answers, axis=0)
         return mean
-
-
-def _public_name(source: str) -> str:
-    if registry.find(source) is not None or source.startswith(hub.SCHEME):
-        return source
-    name: str = loading.open_checkpoint(source).description.name
-    return name
 
 
 def crop(texts: Sequence[str], count: int, seed: int) -> list[str]:

@@ -7,7 +7,10 @@ classifier, so that the classifier itself stays a plain model, into which the pr
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
+import numpy as np
 
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.layers import weights_follow
@@ -26,9 +29,7 @@ class LowRankCopy:
         self._original = original
         with weights_follow():
             self.classifier = TextClassifier(original.description, original.tokenizer)
-        values = {variable.path: variable for variable in original.model.weights}
-        for variable in self.classifier.model.weights:
-            variable.assign(values[variable.path].value)
+        _assign(self.classifier, {v.path: v.value for v in original.model.weights})
         encoder = self.classifier.encoder
         for variable in encoder.weights:
             variable.trainable = len(variable.shape) < 2
@@ -48,5 +49,10 @@ class LowRankCopy:
         """Give the original the weights of the copy, kernels with what was added to them."""
         values = {v.path: v.value for v in self.classifier.model.weights}
         values |= {path: layer.kernel for path, layer in self._dense.items()}
-        for variable in self._original.model.weights:
-            variable.assign(values[variable.path])
+        _assign(self._original, values)
+
+
+def _assign(classifier: TextClassifier, values: dict[str, Any]) -> None:
+    for variable in classifier.model.weights:
+        # A copy: in a step of training, JAX takes the memory of what it replaces.
+        variable.assign(np.array(keras.ops.convert_to_numpy(values[variable.path])))

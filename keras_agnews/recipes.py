@@ -90,6 +90,16 @@ class Recipe:
                 if getattr(self, name):
                     raise InputError(f"{name} changes what recipe {self.recipe!r} freezes")
 
+    def record(self) -> dict[str, Any]:
+        """The fields that play a part, from which `Recipe(**record)` is the same."""
+        values = dataclasses.asdict(self)
+        if self.teacher is None:
+            for name in ("teacher", "teacher_weight", "crops", "teacher_embeddings"):
+                del values[name]
+        if not self.pretrain_epochs:
+            del values["pretrain_epochs"], values["pretrain_learning_rate"]
+        return values
+
     @property
     def teachers(self) -> list[str]:
         """The sources of the teachers."""

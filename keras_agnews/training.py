@@ -243,8 +243,10 @@ class _Run:
         self.teacher = Teacher(settings, classifier.labels, base)
         self.directory = None if output is None else Path(output)
         self.dtype = dtype
-        self.record = {"teacher": self.teacher.names, "rows": len(labels), "dtype": dtype}
-        self.record |= {"backend": keras.backend.backend(), **record}
+        self.record = {"rows": len(labels), "dtype": dtype, "backend": keras.backend.backend()}
+        if self.teacher.names is not None:
+            self.record["teacher"] = self.teacher.names
+        self.record |= record
         self.best_weights: list[np.ndarray] | None = None
         if held is not None and settings.validation_steps is not None:
             count = settings.validation_steps * settings.batch_size
@@ -347,6 +349,7 @@ class _Run:
             self.digest,
             progress,
         )
+        self.teacher.release()
         return targets(answers, self.labels, self.settings.teacher_weight)
 
     def _identity(self) -> dict[str, Any]:
@@ -372,6 +375,8 @@ class _Run:
             names = ("loss", "accuracy", "calibration_error")
             return {"temperature": 1.0} | {f"validation_{name}": None for name in names}
         logits, labels = validate(), self.held[1]
+        if not np.isfinite(logits).all():
+            raise NotFiniteError("the answers to the validation rows are not finite")
         temperature = fit_temperature(logits, labels)
         probabilities = softmax(logits / temperature)
         chosen = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)
@@ -442,7 +447,7 @@ class _Run:
     def _describe(self, row: dict[str, Any]) -> None:
         """Let the classifier tell how it was trained and, of this epoch, how well."""
         self.classifier.describe(
-            recipe=dataclasses.asdict(self.settings) | self.record,
+            recipe=self.settings.record() | self.record,
             results=self._results(row),
             temperature=row["temperature"],
         )

@@ -245,7 +245,7 @@ def test_what_cannot_teach_or_be_taught_is_said_at_the_start(tmp_path: Path) -> 
 
 @pytest.mark.backend
 def test_an_entrys_teacher_is_not_asked_unless_one_says_so() -> None:
-    from keras_agnews.recipes import make_recipe
+    from keras_agnews.recipes import Recipe, make_recipe
 
     clf = fresh_model()
     recorded = {"epochs": 40, "learning_rate": 2e-3, "teacher": "minilm-L6", "crops": 3}
@@ -253,5 +253,8 @@ def test_an_entrys_teacher_is_not_asked_unless_one_says_so() -> None:
     recipe = make_recipe(clf)
     assert (recipe.epochs, recipe.learning_rate, recipe.crops) == (3, 2e-3, 0)
     assert recipe.teacher is None
+    for options in ({}, {"teacher": "minilm-L6", "crops": 2}, {"pretrain_epochs": 3}):
+        recipe = Recipe(**options)
+        assert Recipe(**recipe.record()) == recipe
     clf.describe(recipe={"epochs": 40})
     assert make_recipe(clf).epochs == 40
