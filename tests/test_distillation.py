@@ -228,7 +228,7 @@ def test_what_cannot_teach_or_be_taught_is_said_at_the_start(tmp_path: Path) -> 
         run(crops=2)
     with pytest.raises(InputError, match="teacher_embeddings needs a teacher"):
         run(teacher_embeddings=True)
-    with pytest.raises(InputError, match="pretrain_epochs changes the encoder"):
+    with pytest.raises(InputError, match="pretrain_epochs changes what recipe 'head' freezes"):
         run(pretrain_epochs=1, recipe="head")
     with pytest.raises(InputError, match="teacher must be a name"):
         run(teacher=3)
