@@ -106,7 +106,7 @@ def _ours(options: argparse.Namespace) -> Callable[[], None]:
     import keras
 
     import keras_agnews
-    from keras_agnews.training import make_optimizer, make_recipe
+    from keras_agnews.recipes import make_optimizer, make_recipe
 
     texts, labels, _ = _rows(options)
     classifier = keras_agnews.load(options.entry, weights=options.weights)

@@ -445,6 +445,7 @@ def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
     assert values["rows"] == 63
     assert values["accuracy"] == pytest.approx(42 / 63)
     assert values["documents_per_second"] > 0
+    assert 0 < values["calibration_error"] < 1
     for i, label in enumerate(LABELS):
         for j, other in enumerate(LABELS):
             pairs = list(zip(truth, answers, strict=True)).count((label, other))
@@ -454,6 +455,7 @@ def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
 
     shown = invoke(*arguments, "--label-column", "topic").stdout
     assert "66.67%" in shown
+    assert f"{values['calibration_error']:.2%}, expected" in shown
     assert all(label in shown for label in LABELS)
 
     path.write_text("text,label\nOil prices,Weather\n", encoding="utf-8")
@@ -494,6 +496,43 @@ def test_train_on_rows_of_ones_own(model, invoke, tmp_path):
 
     errors = invoke(*arguments, code=1).stderr
     assert re.fullmatch(r"Error: --output .* is not empty: --resume goes on .*\n", errors)
+
+
+@pytest.mark.backend
+def test_the_shipped_recipe_makes_the_model_again(model, invoke, tmp_path):
+    from safetensors.numpy import load_file
+
+    def train(start, output, *options, code=0):
+        arguments = ("train", start, "--data", tmp_path / "rows.csv", "--output", tmp_path / output)
+        return invoke(*arguments, *options, code=code)
+
+    rows = [f"{text} {word},{LABELS[i % 4]}" for i, text in enumerate(TEXTS) for word in WORDS[:6]]
+    rows = [row.replace(",", " ", row.count(",") - 1) for row in rows]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    own = ("--epochs", 2, "--batch-size", 8, "--learning-rate", 0.01, "--seed", 3)
+    own += ("--weights", "none", "--dtype", "float16", "--validation-fraction", 0.2)
+    own += ("--teacher", model, "--teacher-weight", 0.5, "--crops", 1, "--word-dropout", 0.1)
+    train(model, "first", *own)
+    first = tmp_path / "first"
+    record = bundle.read(first).recipe
+    assert (record["start"], record["dtype"], record["teacher"]) == ("none", "float16", "scratch")
+    again = ("--recipe", "shipped", "--teacher", model)
+    train(first, "second", *again)
+    one, other = (load_file(tmp_path / run / "model.safetensors") for run in ("first", "second"))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name])
+    assert bundle.read(tmp_path / "second").recipe == record
+    assert bundle.read(tmp_path / "second").temperature == bundle.read(first).temperature
+
+    for option, value in (("--epochs", 3), ("--dtype", "float32"), ("--weights", "pretrained")):
+        errors = train(first, "third", *again, option, value, code=1).stderr
+        assert re.fullmatch(f"Error: {option} {value} contradicts --recipe shipped: .*\n", errors)
+    errors = train(first, "third", "--recipe", "shipped", "--teacher", "tiny-transformer", code=1)
+    assert "--teacher tiny-transformer contradicts" in errors.stderr
+    errors = train(model, "third", "--recipe", "shipped", code=1).stderr
+    assert "scratch was not trained by this package" in errors
+    assert not (tmp_path / "third").exists()
 
 
 def test_train_names_what_is_wrong_before_it_starts(model, invoke, tmp_path):

@@ -1,4 +1,4 @@
-"""Scores against hand-computed values and scikit-learn."""
+"""Scores against hand-computed values and scikit-learn, calibration against plain loops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_agnews.errors import InputError
-from keras_agnews.metrics import scores
+from keras_agnews.metrics import calibration_error, fit_temperature, scores
 
 # Pairs (label, answer) and how many classes there are, some of which may not occur.
 CASES = st.integers(1, 6).flatmap(
@@ -69,3 +69,69 @@ def test_agrees_with_scikit_learn(oracle, case):
 def test_bad_input_is_named(labels, answers, names):
     with pytest.raises(InputError, match=names):
         scores(labels, answers, 3)
+
+
+def plain_calibration_error(probabilities, labels, bins):
+    """As its definition says, in exact borders and one answer at a time."""
+    total = 0.0
+    for k in range(bins):
+        inside = [
+            (max(row), float(np.argmax(row) == label))
+            for row, label in zip(probabilities, labels, strict=True)
+            if k / bins < max(row) <= (k + 1) / bins
+        ]
+        if inside:
+            confidence, accuracy = np.mean(inside, axis=0)
+            total += len(inside) / len(labels) * abs(accuracy - confidence)
+    return total
+
+
+def drawn(rng, count, classes, sharpness):
+    """Logits, and labels drawn with the probabilities that the logits divided by 1 give."""
+    logits = rng.normal(size=(count, classes)) * 2
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = np.array([rng.choice(classes, p=row) for row in probabilities])
+    return logits * sharpness, labels
+
+
+@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(2, 6), st.integers(1, 20))
+def test_calibration_error_is_its_definition(seed, rows, classes, bins):
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet([0.5] * classes, rows)
+    labels = rng.integers(classes, size=rows)
+    expected = plain_calibration_error(probabilities.tolist(), labels.tolist(), bins)
+    assert calibration_error(probabilities, labels, bins) == pytest.approx(expected, abs=1e-9)
+
+
+def test_calibration_error_by_hand():
+    # Scores 0.9 and 0.9 of which one is right, and 0.6, right: (2 * 0.4 + 0.4) / 3.
+    probabilities = [[0.9, 0.1], [0.1, 0.9], [0.6, 0.4]]
+    assert calibration_error(probabilities, [0, 0, 0]) == pytest.approx((0.8 + 0.4) / 3)
+    assert calibration_error([[1.0, 0.0]], [0]) == 0
+
+
+@pytest.mark.parametrize("sharpness", [0.2, 1.0, 5.0])
+def test_temperature_is_where_the_loss_is_least(sharpness):
+    logits, labels = drawn(np.random.default_rng(3), 2_000, 4, sharpness)
+
+    def loss(temperature):
+        scaled = logits / temperature
+        own = scaled[np.arange(len(labels)), labels]
+        return np.mean(np.log(np.exp(scaled).sum(axis=1)) - own)
+
+    found = fit_temperature(logits, labels)
+    grid = np.geomspace(0.1, 10, 2_001)
+    assert found == pytest.approx(grid[np.argmin([loss(t) for t in grid])], rel=2e-3)
+    assert found == pytest.approx(sharpness, rel=0.1), "that which the labels were drawn at"
+    probabilities = np.exp(logits / found)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    assert calibration_error(probabilities, labels) < 0.03
+
+
+def test_temperature_has_bounds_and_wants_finite_logits():
+    assert fit_temperature([[9.0, 0.0], [0.0, 9.0]], [0, 1]) == pytest.approx(0.05)
+    assert fit_temperature([[9.0, 0.0], [0.0, 9.0]], [1, 0]) == pytest.approx(20)
+    assert fit_temperature([[9e4, 0.0], [0.0, 9e4]], [1, 0]) == pytest.approx(20), "no overflow"
+    for logits, labels in (([[np.nan, 1.0]], [0]), ([[1.0, 2.0]], [0, 1]), ([1.0], [0])):
+        with pytest.raises(InputError):
+            fit_temperature(logits, labels)

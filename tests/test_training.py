@@ -77,7 +77,7 @@ def test_schedule_serializes_and_refuses_nonsense() -> None:
 def test_optimizer_is_adamw_with_clipping_and_decay_on_kernels_only() -> None:
     import keras
 
-    from keras_agnews.training import Recipe, make_optimizer
+    from keras_agnews.recipes import Recipe, make_optimizer
 
     recipe = Recipe(learning_rate=0.1, weight_decay=0.3, clip_norm=1.0, warmup=0.25)
     layer = keras.layers.Dense(3, name="some_dense")
@@ -125,16 +125,16 @@ def test_full_recipe_learns_and_keeps_its_best_epoch(tmp_path: Path) -> None:
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int) -> None:
     """Interrupt the training as soon as it has written so many checkpoints."""
-    from keras_agnews import training
+    from keras_agnews.resumable import ResumableFit
 
-    write, count = vars(training)["_Run"].checkpoint, itertools.count(1)
+    write, count = ResumableFit.checkpoint, itertools.count(1)
 
     def killed(self: Any, epoch: int, batch: int) -> None:
         write(self, epoch, batch)
         if next(count) == checkpoints:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("keras_agnews.training._Run.checkpoint", killed)
+    monkeypatch.setattr("keras_agnews.resumable.ResumableFit.checkpoint", killed)
 
 
 RESUMED: dict[str, dict[str, Any]] = {
@@ -165,11 +165,11 @@ def unbroken(
 def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
     recipe: str, checkpoints: int, unbroken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from keras_agnews import training
+    from keras_agnews import resumable
 
     expected_weights, expected_history = unbroken(recipe)
     data, options = (TEXTS, LABELS), RESUMED[recipe]
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every batch
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)  # after every batch
     with monkeypatch.context() as patch:
         kill_after(patch, checkpoints)
         with pytest.raises(KeyboardInterrupt):

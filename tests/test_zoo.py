@@ -92,11 +92,21 @@ def logits_of(classifier: Any, texts: list[str], length: int | None = None) -> n
 
 def test_the_zoo_has_its_entries() -> None:
     assert {"tiny-transformer", "small-bert-L4", "minilm-L6", "bert-base"} <= {*ENTRIES}
-    for name in SHIPPED:
+
+
+def test_what_is_shipped_is_small() -> None:
+    """Whole bundles, vocabulary and card included; a difference to a base where there is one."""
+    most = {"tiny-transformer": 1.6e6, "small-bert-L4": 10e6}
+    for name in ENTRIES:
         directory = registry.find(name)
         assert directory is not None
         size = sum(path.stat().st_size for path in directory.iterdir())
-        assert size <= 1.6e6
+        pin = bundle.read(directory).weights
+        assert pin is not None
+        if pin.delta is not None:
+            assert (directory / pin.delta).stat().st_size <= 3e6
+        assert size <= most.get(name, 3.5e6), name
+        assert not list(directory.glob("*checkpoint*")), "what only a run has"
 
 
 @pytest.mark.parametrize("name", ENTRIES)
