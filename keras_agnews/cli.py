@@ -251,6 +251,31 @@ def _digits(score: float) -> float:
     return float(f"{score:.7g}")
 
 
+@commands.command("explain")
+@click.argument("name", metavar="NAME_OR_PATH")
+@click.argument("text")
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), metavar="FILE.html")
+@click.option("--label", help="The label to explain, instead of the answer.")
+@_base_option
+@_backend_option
+def explain_(name: str, text: str, output: Path, label: str | None, base: str | None) -> None:
+    """Write a page that shows what each token of TEXT adds to the answer, and every attention head.
+
+    The page is one file and needs no network. The model must be a transformer.
+    """
+    from keras_agnews import pages
+
+    pages.check_path(output)
+    clf = _load(name, base=base)
+    from keras_agnews import attention
+    from keras_agnews.explain_page import explanation_page
+
+    seen = attention(clf, text, label=label)
+    pages.write(output, explanation_page(seen, clf.description.name))
+    answer = seen.prediction
+    _print_pairs({"label": answer.label, "score": f"{answer.score:.3f}", "page": str(output)})
+
+
 # The zoo.
 
 
