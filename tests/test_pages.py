@@ -312,9 +312,13 @@ def test_it_fits_a_phone(visit: Callable[..., Visitor], count: int) -> None:
     beyond = "[...document.querySelectorAll('main *')]"
     beyond += ".filter(e => e.getBoundingClientRect().right > 361)"
     assert visitor.evaluate(f"{beyond}.map(e => e.outerHTML.slice(0, 80))") == []
-    visitor.page.set_viewport_size({"width": 900, "height": 740})
-    wide = "document.querySelector('#map svg').getBoundingClientRect().width"
-    visitor.page.wait_for_function(f"{wide} > 400")  # drawn again for the new width
+    visitor.page.set_viewport_size({"width": 800, "height": 740})
+    redrawn = """async () => {
+        const wide = () => document.querySelector('#map svg').getBoundingClientRect().width > 400;
+        for (let i = 0; i < 200 && !wide(); i++) await new Promise(requestAnimationFrame);
+        return wide();
+    }"""
+    assert visitor.evaluate(redrawn)
 
 
 def test_light_dark_and_paper(visit: Callable[..., Visitor]) -> None:
@@ -336,7 +340,8 @@ def test_text_can_be_read_on_every_shade(visit: Callable[..., Visitor], scheme: 
     visitor = visit(explanation_page(explanation(), "model"), color_scheme=scheme)
     pairs = visitor.evaluate(
         """() => {
-            const context = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+            const canvas = document.createElement('canvas');
+            const context = canvas.getContext('2d', {willReadFrequently: true});
             const paint = (...colors) => {
                 for (const color of colors) {
                     context.fillStyle = color;
