@@ -32,7 +32,6 @@ def explanation_page(seen: Explanation, model: str) -> str:
         notes.append(f"The model's answer is {answer.label}, {percent(answer.score)}.")
     if answer.truncated:
         notes.append("The text is longer than the model reads, and was cut.")
-    change = float(seen.attribution.sum())
     column = list(answer.scores).index(seen.label)
     body = f"""
 <header>
@@ -61,7 +60,9 @@ def explanation_page(seen: Explanation, model: str) -> str:
 <h2 id="method">How to read this</h2>
 <p class="note">The shades are integrated gradients (Sundararajan et al. 2017): what each
 token&rsquo;s embedding adds to the logit on the straight way from a text of unknown words. They add
-up to {signed(change)}. Special tokens are part of every text and have none.</p>
+up to {signed(float(seen.attribution.sum()))}, where the logit changes by
+{signed(float(seen.logits[column] - seen.baseline[column]))}. Special tokens are part of every text
+and have none.</p>
 <p class="note">A heat map shows how much of what a token takes in, within one head, comes from
 each token; a row adds up to 100&nbsp;%. It tells where a head looks. Why the model answers as it
 does, it does not tell.</p>

@@ -1,4 +1,4 @@
-"""Accuracy, F1 and the confusion matrix of a classifier's answers."""
+"""Accuracy, F1, the confusion matrix and the calibration of a classifier's answers."""
 
 from __future__ import annotations
 
@@ -65,6 +65,62 @@ def scores(labels: Any, predicted: Any, classes: int) -> Scores:
         f1=f1,
         confusion=confusion,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How often answers are right, by how sure they are: bins of equal width over 0 to 1.
+
+    Attributes:
+        edges: float64 `(bins + 1,)`; a bin has its upper edge and not its lower one.
+        count: int64 `(bins,)`, answers whose score is in the bin.
+        confidence: float64 `(bins,)`, their mean score; 0 where there are none.
+        accuracy: float64 `(bins,)`, the fraction of them that is right; 0 where there are none.
+    """
+
+    edges: np.ndarray
+    count: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean gap of confidence and accuracy over the answers."""
+        gaps = np.abs(self.confidence - self.accuracy)
+        return float(gaps @ self.count / self.count.sum())
+
+
+def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
+    """The reliability diagram of Guo et al. 2017, arXiv:1706.04599, of the best class of each row.
+
+    Args:
+        probabilities: float `(n, classes)`, each row with a sum of 1.
+        labels: int `(n,)`, the true classes.
+        bins: their number.
+
+    Raises: `InputError` for no rows, lengths that differ or a number outside 0 to 1.
+    """
+    scores_, true = np.asarray(probabilities, np.float64), np.asarray(labels)
+    if scores_.ndim != 2 or true.shape != scores_.shape[:1] or not len(true):
+        raise InputError(
+            f"probabilities {scores_.shape} and labels {true.shape} must be (n, classes) and (n,), "
+            "n at least 1"
+        )
+    if not ((scores_ >= 0) & (scores_ <= 1 + 1e-6)).all():
+        raise InputError("probabilities must be from 0 to 1: pass predict(...), not logits")
+    best = np.minimum(scores_.max(axis=1), 1)
+    right = scores_.argmax(axis=1) == true
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.maximum(np.searchsorted(edges, best) - 1, 0)
+    count = np.bincount(place, minlength=bins)
+    confidence = np.bincount(place, best, minlength=bins)
+    accuracy = np.bincount(place, right, minlength=bins)
+    return Reliability(edges, count, _fraction(confidence, count), _fraction(accuracy, count))
+
+
+def calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
+    """Expected calibration error, 0 to 1: `reliability(...).error`."""
+    return reliability(probabilities, labels, bins).error
 
 
 def _fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

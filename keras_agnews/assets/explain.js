@@ -26,17 +26,17 @@ const quoted = (i) => (data.special[i] ? tokens[i] : "\u201c" + name(i) + "\u201
 
 // A head as a picture whose opacity is the weight: the page's own colour shines through it, be the
 // page light, dark or on paper.
-function picture(layer, head, cell) {
+function picture(layer, head, cell, power) {
   const side = cell * length;
   const inner = cell > 7 ? cell - 1 : cell; // a gap between cells that are large enough
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = side;
   const context = canvas.getContext("2d");
   const image = context.createImageData(side, side);
-  const scale = (255 * 65535) / most[layer * heads + head];
+  const scale = 65535 / most[layer * heads + head];
   for (let row = 0; row < length; row++)
     for (let column = 0; column < length; column++) {
-      const share = Math.round(weight(layer, head, row, column) * scale);
+      const share = Math.round(255 * (weight(layer, head, row, column) * scale) ** power);
       for (let y = row * cell; y < row * cell + inner; y++)
         for (let x = column * cell; x < column * cell + inner; x++)
           image.data[4 * (y * side + x) + 3] = share;
@@ -135,7 +135,8 @@ function step(by) {
 if (length) {
   for (const button of buttons) {
     const [layer, head] = [Number(button.dataset.layer), Number(button.dataset.head)];
-    const mask = `url(${picture(layer, head, Math.max(1, Math.round(72 / length)))})`;
+    // By the root, since the faint ones make the pattern.
+    const mask = `url(${picture(layer, head, Math.max(1, Math.round(72 / length)), 0.5)})`;
     const style = button.firstElementChild.style;
     for (const prefix of ["mask", "-webkit-mask"]) {
       style.setProperty(`${prefix}-image`, mask);
@@ -202,7 +203,7 @@ function draw() {
   svg.setAttribute("aria-hidden", "true");
   const mask = add(add(svg, "defs", {}), "mask", { id: "mask", "mask-type": "alpha", style: "mask-type:alpha" });
   add(mask, "image", {
-    href: picture(state.layer, state.head, Math.max(1, Math.ceil(2 * cell))),
+    href: picture(state.layer, state.head, Math.max(1, Math.ceil(2 * cell)), 1),
     x: margin, y: margin, width: side, height: side, preserveAspectRatio: "none",
   });
   add(svg, "rect", { class: "cells", x: margin, y: margin, width: side, height: side, mask: "url(#mask)" });
