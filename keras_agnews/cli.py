@@ -504,6 +504,12 @@ def verify(source: str, revision: str | None, form: str) -> None:
 )
 @_columns
 @click.option("--record", is_flag=True, help="Write the figures into the bundle's config.json.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Write a page, too: the figures, calibration, and the most confident mistakes.",
+)
 @_format_option
 @_base_option
 @_backend_option
@@ -513,6 +519,7 @@ def evaluate(
     text_column: str | None,
     label_column: str | None,
     record: bool,
+    report: Path | None,
     form: str,
     base: str | None,
 ) -> None:
@@ -521,8 +528,11 @@ def evaluate(
     The labels of your own rows must be among the model's, by name.
     """
     from keras_agnews import data as data_module
+    from keras_agnews import pages
     from keras_agnews.metrics import scores
 
+    if report is not None:
+        pages.check_path(report)
     clf = _load(name, base=base)
     dataset = data_module.load(
         data, "test", text_column=text_column, label_column=label_column, label_names=clf.labels
@@ -538,6 +548,8 @@ def evaluate(
             "documents_per_second": speed,
         }
         _record(name, f"{Path(dataset.source).name} test", measured, len(dataset.texts))
+    if report is not None:
+        pages.write(report, _report(clf, dataset, predictions))
     per_class = {
         label: {
             "precision": float(result.precision[i]),
@@ -594,6 +606,22 @@ def evaluate(
             for label, i in index.items()
         ],
     )
+
+
+def _report(clf: TextClassifier, dataset: Dataset, predictions: list[Prediction]) -> str:
+    import numpy as np
+
+    from keras_agnews.report import Answers, report_page
+
+    answers = Answers(
+        texts=dataset.texts,
+        labels=dataset.labels,
+        probabilities=np.array([[p.scores[label] for label in clf.labels] for p in predictions]),
+        lengths=clf.tokenizer.batch(dataset.texts).lengths,
+        truncated=sum(p.truncated for p in predictions),
+        label_names=clf.labels,
+    )
+    return report_page(answers, clf.description.name, Path(dataset.source).name)
 
 
 def _record(name: str, data: str, measured: dict[str, float], rows: int) -> None:

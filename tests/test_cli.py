@@ -462,7 +462,9 @@ def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
         writer.writerow(["body", "topic"])
         writer.writerows(zip(texts, truth, strict=True))
     arguments = ("evaluate", model, "--data", path, "--text-column", "body")
-    result = invoke(*arguments, "--label-column", "topic", "--format", "json")
+    report = tmp_path / "report.html"
+    options = ("--label-column", "topic", "--format", "json", "--report", report)
+    result = invoke(*arguments, *options)
     assert result.stderr == ""
     values = json.loads(result.stdout)
     assert values["rows"] == 63
@@ -474,6 +476,10 @@ def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
             assert values["confusion"][i][j] == pairs
         assert values["per_class"][label]["rows"] == truth.count(label)
     assert values["truncated"] == sum(len(text.split()) > 16 for text in texts)
+
+    page = report.read_text(encoding="utf-8")
+    assert f"{path.name}: 63 texts" in page
+    assert "66.67\N{NO-BREAK SPACE}%" in page
 
     shown = invoke(*arguments, "--label-column", "topic").stdout
     assert "66.67%" in shown

@@ -322,47 +322,88 @@ def test_it_fits_a_phone(visit: Callable[..., Visitor], count: int) -> None:
 
 
 def test_light_dark_and_paper(visit: Callable[..., Visitor]) -> None:
-    page = explanation_page(explanation(), "model")
-    channels = "getComputedStyle({}).{}.match(/[\\d.]+/g).slice(0, 3).map(Number)"
-    surface = channels.format("document.body", "backgroundColor")
-    ink = channels.format("document.body", "color")
-    light, dark = (visit(page, color_scheme=scheme) for scheme in ("light", "dark"))
-    assert min(light.evaluate(surface)) > 240 > 60 > max(light.evaluate(ink))
-    assert max(dark.evaluate(surface)) < 40 < 220 < min(dark.evaluate(ink))
-    dark.page.emulate_media(media="print", color_scheme="dark")
-    assert min(dark.evaluate(surface)) > 240
-    assert dark.evaluate("getComputedStyle(document.getElementById('after')).display") == "none"
+    visitor = visit(explanation_page(explanation(), "model"), color_scheme="light")
+    channels = "getComputedStyle(document.body).{}.match(/[\\d.]+/g).slice(0, 3).map(Number)"
+    surface, ink = channels.format("backgroundColor"), channels.format("color")
+    assert min(visitor.evaluate(surface)) > 240 > 60 > max(visitor.evaluate(ink))
+    visitor.page.emulate_media(color_scheme="dark")
+    assert max(visitor.evaluate(surface)) < 40 < 220 < min(visitor.evaluate(ink))
+    visitor.page.emulate_media(media="print", color_scheme="dark")
+    assert min(visitor.evaluate(surface)) > 240
+    assert visitor.evaluate("getComputedStyle(document.getElementById('after')).display") == "none"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_on_every_shade(visit: Callable[..., Visitor], scheme: str) -> None:
+def test_text_can_be_read_on_every_shade(visit: Callable[..., Visitor]) -> None:
     """WCAG's contrast of 4.5 between each token and what is behind it."""
-    visitor = visit(explanation_page(explanation(), "model"), color_scheme=scheme)
-    pairs = visitor.evaluate(
-        """() => {
-            const canvas = document.createElement('canvas');
-            const context = canvas.getContext('2d', {willReadFrequently: true});
-            const paint = (...colors) => {
-                for (const color of colors) {
-                    context.fillStyle = color;
-                    context.fillRect(0, 0, 1, 1);
-                }
-                return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
-            };
-            const page = getComputedStyle(document.body).backgroundColor;
-            return [...document.querySelectorAll('.token, .note, .kicker, .key, td')].map((e) => {
-                const style = getComputedStyle(e);
-                return [paint(page, style.color), paint(page, style.backgroundColor)];
-            });
-        }"""
-    )
+    visitor = visit(explanation_page(explanation(), "model"))
+    colors = """() => {
+        const canvas = document.createElement('canvas');
+        const context = canvas.getContext('2d', {willReadFrequently: true});
+        const paint = (...layers) => {
+            for (const color of layers) {
+                context.fillStyle = color;
+                context.fillRect(0, 0, 1, 1);
+            }
+            return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
+        };
+        const page = getComputedStyle(document.body).backgroundColor;
+        return [...document.querySelectorAll('.token, .note, .kicker, .key, td')].map((e) => {
+            const style = getComputedStyle(e);
+            return [paint(page, style.color), paint(page, style.backgroundColor)];
+        });
+    }"""
 
     def luminance(color: list[int]) -> float:
         parts = np.array(color) / 255
         linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
         return float(linear @ [0.2126, 0.7152, 0.0722])
 
-    assert len(pairs) > 10
-    for text, behind in pairs:
-        low, high = sorted((luminance(text), luminance(behind)))
-        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, behind)
+    for scheme in ("light", "dark"):
+        visitor.page.emulate_media(color_scheme=scheme)
+        pairs = visitor.evaluate(colors)
+        assert len(pairs) > 10
+        for text, behind in pairs:
+            low, high = sorted((luminance(text), luminance(behind)))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, text, behind)
+
+
+# --- the report, in a browser
+
+
+def report(rows: int = 300) -> str:
+    from keras_agnews.report import Answers, report_page
+
+    rng = np.random.default_rng(0)
+    return report_page(
+        Answers(
+            texts=[f"{i} {HOSTILE} {'x' * 90}" for i in range(rows)],
+            labels=rng.integers(0, 4, rows),
+            probabilities=rng.dirichlet(np.ones(4) / 4, rows),
+            lengths=rng.integers(5, 90, rows),
+            truncated=0,
+            label_names=("World", "<script>alert(3)</script>", "Business", "Sci/Tech"),
+        ),
+        "model" * 20,
+        "rows.csv",
+    )
+
+
+def test_the_report_is_drawn_and_fits_a_phone(visit: Callable[..., Visitor]) -> None:
+    visitor = visit(report(), viewport={"width": 360, "height": 740}, color_scheme="dark")
+    assert visitor.evaluate("document.documentElement.scrollWidth") == 360
+    assert visitor.evaluate("[document.scripts.length, document.images.length]") == [0, 0]
+    assert visitor.evaluate("document.querySelectorAll('svg.chart[aria-label]').length") == 2
+    # No mark is outside its picture.
+    outside = """[...document.querySelectorAll('svg.chart')].map((svg) => {
+        const frame = svg.getBoundingClientRect();
+        return [...svg.querySelectorAll('circle, text, rect')].filter((mark) => {
+            const box = mark.getBoundingClientRect();
+            return box.left < frame.left - 1 || box.right > frame.right + 1
+                || box.top < frame.top - 1 || box.bottom > frame.bottom + 1;
+        }).length;
+    })"""
+    assert visitor.evaluate(outside) == [0, 0]
+    visitor.page.click("summary >> nth=0")
+    assert visitor.page.locator("details[open] tbody tr").count() > 5
+    background = visitor.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", background))) < 40
