@@ -145,8 +145,7 @@ def _scores(seen: Explanation) -> str:
         f"</td><td>{percent(score)}</td></tr>"
         for label, score in rows
     )
-    caption = '<caption class="unseen">Score of each label</caption>'
-    return f'<table class="scores">{caption}{items}</table>'
+    return f'<table class="scores" aria-label="Score of each label">{items}</table>'
 
 
 def _attention(seen: Explanation) -> str:

@@ -213,7 +213,7 @@ def test_clicks_and_keys_choose_the_head(visit: Callable[..., Visitor]) -> None:
     for state, (layer, head) in zip(states, heads, strict=True):
         most = seen.weights[layer, head].max()
         assert state[0] == f"Layer {layer + 1}, head {head + 1}"
-        assert state[2] == f"{100 * most:.0f} %"
+        assert state[2] == f"{100 * most:.0f}\N{NO-BREAK SPACE}%"
         assert state[3] == 3 * layer + head
     assert len({picture for _, picture, *_ in states}) == len(states)
 
@@ -226,7 +226,7 @@ def test_the_heat_map_tells_each_weight(visit: Callable[..., Visitor]) -> None:
         share = float(seen.weights[0, 0, row, column])
         share = round(share * 65_535) / 65_535
         digits = 1 if share < 0.0995 else 0
-        return f"takes {100 * share:.{digits}f} % from"
+        return f"takes {100 * share:.{digits}f}\N{NO-BREAK SPACE}% from"
 
     visitor.page.focus("#map")
     for _ in range(9):  # beyond the corner

@@ -17,8 +17,8 @@ function weight(layer, head, row, column) {
   return weights[place] / 65535;
 }
 function percent(share) {
-  if (share > 0 && share < 0.001) return "<0.1 %";
-  return (100 * share).toFixed(share < 0.0995 ? 1 : 0) + " %";
+  if (share > 0 && share < 0.001) return "<0.1\u00a0%";
+  return (100 * share).toFixed(share < 0.0995 ? 1 : 0) + "\u00a0%";
 }
 // A piece of a word is told by the dot before it.
 const name = (i) => (data.inside[i] ? "\u00b7" : "") + tokens[i];
