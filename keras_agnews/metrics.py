@@ -98,29 +98,37 @@ def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
         labels: int `(n,)`, the true classes.
         bins: their number.
 
-    Raises: `InputError` for no rows, lengths that differ or a number outside 0 to 1.
+    Raises: `InputError` for no rows, lengths that differ or a number that is not in 0 to 1.
     """
-    scores_, true = np.asarray(probabilities, np.float64), np.asarray(labels)
-    if scores_.ndim != 2 or true.shape != scores_.shape[:1] or not len(true):
-        raise InputError(
-            f"probabilities {scores_.shape} and labels {true.shape} must be (n, classes) and (n,), "
-            "n at least 1"
-        )
-    if not ((scores_ >= 0) & (scores_ <= 1 + 1e-6)).all():
+    values, true = _paired(probabilities, labels)
+    if values.min() < 0 or values.max() > 1 + 1e-6:
         raise InputError("probabilities must be from 0 to 1: pass predict(...), not logits")
-    best = np.minimum(scores_.max(axis=1), 1)
-    right = scores_.argmax(axis=1) == true
-    edges = np.linspace(0, 1, bins + 1)
-    place = np.maximum(np.searchsorted(edges, best) - 1, 0)
+    score = values.max(axis=1)
+    right = values.argmax(axis=1) == true
+    place = np.clip(np.ceil(score * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
-    confidence = np.bincount(place, best, minlength=bins)
+    confidence = np.bincount(place, score, minlength=bins)
     accuracy = np.bincount(place, right, minlength=bins)
-    return Reliability(edges, count, _fraction(confidence, count), _fraction(accuracy, count))
+    return Reliability(
+        edges=np.linspace(0, 1, bins + 1),
+        count=count,
+        confidence=_fraction(confidence, count),
+        accuracy=_fraction(accuracy, count),
+    )
 
 
 def calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
     """Expected calibration error, 0 to 1: `reliability(...).error`."""
     return reliability(probabilities, labels, bins).error
+
+
+def _paired(values: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    rows, true = np.asarray(values, np.float64), np.asarray(labels)
+    if rows.ndim != 2 or true.shape != rows.shape[:1] or not len(true):
+        raise InputError(f"{rows.shape} and labels {true.shape} must be (n, classes) and (n,)")
+    if not np.isfinite(rows).all():
+        raise InputError("a row has a value that is not finite")
+    return rows, true
 
 
 def _fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
