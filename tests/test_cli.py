@@ -350,33 +350,6 @@ def test_top_labels_are_the_best(model, invoke):
 
 
 @pytest.mark.backend
-def test_explain_writes_a_page(model, invoke, tmp_path):
-    import keras_agnews
-
-    page = tmp_path / "page.html"
-    text = "Oil <script>prices</script> and bank shares"
-    result = invoke("explain", model, text, "-o", page)
-    expected = keras_agnews.attention(keras_agnews.load(model), text)
-    assert dict(re.split("  +", line) for line in result.stdout.splitlines()) == {
-        "label": expected.label,
-        "score": f"{expected.prediction.score:.3f}",
-        "page": str(page),
-    }
-    written = page.read_text(encoding="utf-8")
-    (data,) = re.findall(r'id="data">(.*?)</script>', written)
-    assert json.loads(data)["tokens"] == list(expected.tokens)
-    assert json.loads(data)["attribution"] == pytest.approx(expected.attribution, abs=1e-3)
-    other = next(label for label in LABELS if label != expected.label)
-    invoke("explain", model, text, "-o", page, "--label", other)
-    assert f"What speaks for {other}" in page.read_text(encoding="utf-8")
-    assert "no directory" in invoke("explain", model, "", "-o", tmp_path / "a/b", code=1).stderr
-    assert (
-        "not one of World"
-        in invoke("explain", model, "", "-o", page, "--label", "x", code=1).stderr
-    )
-
-
-@pytest.mark.backend
 def test_a_slow_stream_is_answered_line_by_line(model):
     process = start("classify", "--model", model, "--format", "jsonl", "-")
     watchdog = threading.Timer(120, process.kill)
@@ -534,3 +507,30 @@ def test_train_names_what_is_wrong_before_it_starts(model, invoke, tmp_path):
     ).stderr
     assert "none.csv" in errors
     assert not (tmp_path / "new").exists()
+
+
+# Explaining.
+
+
+@pytest.mark.backend
+def test_explain_writes_a_page(model, invoke, tmp_path):
+    import keras_agnews
+
+    page = tmp_path / "page.html"
+    text = "Oil <script>prices</script> and bank shares"
+    clf = keras_agnews.load(model)
+    answer = clf.classify(text)
+    other = next(label for label in LABELS if label != answer.label)
+    result = invoke("explain", model, text, "-o", page, "--label", other)
+    assert dict(re.split("  +", line) for line in result.stdout.splitlines()) == {
+        "label": answer.label,
+        "score": f"{answer.score:.3f}",
+        "page": str(page),
+    }
+    expected = keras_agnews.attention(clf, text, label=other)
+    written = page.read_text(encoding="utf-8")
+    (data,) = re.findall(r'id="data">(.*?)</script>', written)
+    assert json.loads(data)["tokens"] == list(expected.tokens)
+    assert json.loads(data)["attribution"] == pytest.approx(expected.attribution, abs=1e-3)
+    assert f"What speaks for {other}" in written
+    assert "no directory" in invoke("explain", model, "", "-o", tmp_path / "a/b", code=1).stderr
