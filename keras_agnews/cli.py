@@ -261,6 +261,31 @@ def _digits(score: float) -> float:
     return float(f"{score:.7g}")
 
 
+@commands.command("explain")
+@click.argument("name", metavar="NAME_OR_PATH")
+@click.argument("text")
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), metavar="FILE.html")
+@click.option("--label", help="The label to explain, instead of the answer.")
+@_base_option
+@_backend_option
+def explain_(name: str, text: str, output: Path, label: str | None, base: str | None) -> None:
+    """Write a page that shows what each token of TEXT adds to the answer, and every attention head.
+
+    The page is one file and needs no network. The model must be a transformer.
+    """
+    from keras_agnews import pages
+
+    pages.check_path(output)
+    clf = _load(name, base=base)
+    from keras_agnews import attention
+    from keras_agnews.explain_page import explanation_page
+
+    seen = attention(clf, text, label=label)
+    pages.write(output, explanation_page(seen, clf.description.name))
+    answer = seen.prediction
+    _print_pairs({"label": answer.label, "score": f"{answer.score:.3f}", "page": str(output)})
+
+
 # The zoo.
 
 
@@ -489,6 +514,12 @@ def verify(source: str, revision: str | None, form: str) -> None:
 )
 @_columns
 @click.option("--record", is_flag=True, help="Write the figures into the bundle's config.json.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Write a page, too: the figures, calibration, and the most confident mistakes.",
+)
 @_format_option
 @_base_option
 @_precision_option
@@ -499,6 +530,7 @@ def evaluate(
     text_column: str | None,
     label_column: str | None,
     record: bool,
+    report: Path | None,
     form: str,
     base: str | None,
     mixed_precision: bool,
@@ -508,8 +540,11 @@ def evaluate(
     The labels of your own rows must be among the model's, by name.
     """
     from keras_agnews import data as data_module
+    from keras_agnews import pages
     from keras_agnews.metrics import calibration_error, scores
 
+    if report is not None:
+        pages.check_path(report)
     clf = _load(name, base=base, mixed_precision=mixed_precision)
     dataset = data_module.load(
         data, "test", text_column=text_column, label_column=label_column, label_names=clf.labels
@@ -527,6 +562,8 @@ def evaluate(
             "documents_per_second": speed,
         }
         _record(name, f"{Path(dataset.source).name} test", measured, len(dataset.texts))
+    if report is not None:
+        pages.write(report, _report(clf, dataset, predictions))
     per_class = {
         label: {
             "precision": float(result.precision[i]),
@@ -585,6 +622,22 @@ def evaluate(
             for label, i in index.items()
         ],
     )
+
+
+def _report(clf: TextClassifier, dataset: Dataset, predictions: list[Prediction]) -> str:
+    import numpy as np
+
+    from keras_agnews.report import Answers, report_page
+
+    answers = Answers(
+        texts=dataset.texts,
+        labels=dataset.labels,
+        probabilities=np.array([[p.scores[label] for label in clf.labels] for p in predictions]),
+        lengths=clf.tokenizer.batch(dataset.texts).lengths,
+        truncated=sum(p.truncated for p in predictions),
+        label_names=clf.labels,
+    )
+    return report_page(answers, clf.description.name, Path(dataset.source).name)
 
 
 def _record(name: str, data: str, measured: dict[str, float], rows: int) -> None:

@@ -58,7 +58,8 @@ class TransformerInitializer(keras.initializers.TruncatedNormal):
         return config
 
 
-def _activation(name: str) -> Any:
+def activation_function(name: str) -> Any:
+    """The function of a name in `ACTIVATIONS`."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation is {name!r}, not one of {', '.join(ACTIVATIONS)}")
     if name == "gelu_tanh":
@@ -321,7 +322,7 @@ class TransformerBlock(_Layer):
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         super().__init__(arguments, **kwargs)
-        self._activate = _activation(activation)
+        self._activate = activation_function(activation)
         self.attention = SelfAttention(
             hidden_size,
             heads,

@@ -69,26 +69,59 @@ def scores(labels: Any, predicted: Any, classes: int) -> Scores:
     )
 
 
-def calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
-    """How far a classifier's scores are from what they claim: the expected calibration error.
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How often answers are right, by how sure they are: bins of equal width over 0 to 1.
 
-    The answers are put by their score into bins of equal width; the error is the mean, weighted by
-    the answers in a bin, of the distance between their mean score and their accuracy (Guo et al.
-    2017, arXiv:1706.04599).
+    Attributes:
+        edges: float64 `(bins + 1,)`; a bin has its upper edge and not its lower one.
+        count: int64 `(bins,)`, answers whose score is in the bin.
+        confidence: float64 `(bins,)`, their mean score; 0 where there are none.
+        accuracy: float64 `(bins,)`, the fraction of them that is right; 0 where there are none.
+    """
+
+    edges: np.ndarray
+    count: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean gap of confidence and accuracy over the answers."""
+        gaps = np.abs(self.confidence - self.accuracy)
+        return float(gaps @ self.count / self.count.sum())
+
+
+def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
+    """The reliability diagram of Guo et al. 2017, arXiv:1706.04599, of the best class of each row.
 
     Args:
-        probabilities: float `(n, classes)`; rows sum to 1.
+        probabilities: float `(n, classes)`, each row with a sum of 1.
         labels: int `(n,)`, the true classes.
-        bins: how many; a score on a border is in the lower one.
+        bins: their number.
 
-    Returns: a fraction in 0 to 1.
+    Raises: `InputError` for no rows, lengths that differ or a number that is not in 0 to 1.
     """
     values, true = _paired(probabilities, labels)
+    if values.min() < 0 or values.max() > 1 + 1e-6:
+        raise InputError("probabilities must be from 0 to 1: pass predict(...), not logits")
     score = values.max(axis=1)
     right = values.argmax(axis=1) == true
     place = np.clip(np.ceil(score * bins).astype(int) - 1, 0, bins - 1)
-    surplus = np.bincount(place, score - right, bins)
-    return float(np.abs(surplus).sum() / len(true))
+    count = np.bincount(place, minlength=bins)
+    confidence = np.bincount(place, score, minlength=bins)
+    accuracy = np.bincount(place, right, minlength=bins)
+    return Reliability(
+        edges=np.linspace(0, 1, bins + 1),
+        count=count,
+        confidence=_fraction(confidence, count),
+        accuracy=_fraction(accuracy, count),
+    )
+
+
+def calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
+    """Expected calibration error, 0 to 1: `reliability(...).error`."""
+    return reliability(probabilities, labels, bins).error
 
 
 def fit_temperature(logits: Any, labels: Any) -> float:

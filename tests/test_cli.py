@@ -439,7 +439,9 @@ def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
         writer.writerow(["body", "topic"])
         writer.writerows(zip(texts, truth, strict=True))
     arguments = ("evaluate", model, "--data", path, "--text-column", "body")
-    result = invoke(*arguments, "--label-column", "topic", "--format", "json")
+    report = tmp_path / "report.html"
+    options = ("--label-column", "topic", "--format", "json", "--report", report)
+    result = invoke(*arguments, *options)
     assert result.stderr == ""
     values = json.loads(result.stdout)
     assert values["rows"] == 63
@@ -452,6 +454,10 @@ def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
             assert values["confusion"][i][j] == pairs
         assert values["per_class"][label]["rows"] == truth.count(label)
     assert values["truncated"] == sum(len(text.split()) > 16 for text in texts)
+
+    page = report.read_text(encoding="utf-8")
+    assert f"{path.name}: 63 texts" in page
+    assert "66.67\N{NO-BREAK SPACE}%" in page
 
     shown = invoke(*arguments, "--label-column", "topic").stdout
     assert "66.67%" in shown
@@ -544,3 +550,30 @@ def test_train_names_what_is_wrong_before_it_starts(model, invoke, tmp_path):
     ).stderr
     assert "none.csv" in errors
     assert not (tmp_path / "new").exists()
+
+
+# Explaining.
+
+
+@pytest.mark.backend
+def test_explain_writes_a_page(model, invoke, tmp_path):
+    import keras_agnews
+
+    page = tmp_path / "page.html"
+    text = "Oil <script>prices</script> and bank shares"
+    clf = keras_agnews.load(model)
+    answer = clf.classify(text)
+    other = next(label for label in LABELS if label != answer.label)
+    result = invoke("explain", model, text, "-o", page, "--label", other)
+    assert dict(re.split("  +", line) for line in result.stdout.splitlines()) == {
+        "label": answer.label,
+        "score": f"{answer.score:.3f}",
+        "page": str(page),
+    }
+    expected = keras_agnews.attention(clf, text, label=other)
+    written = page.read_text(encoding="utf-8")
+    (data,) = re.findall(r'id="data">(.*?)</script>', written)
+    assert json.loads(data)["tokens"] == list(expected.tokens)
+    assert json.loads(data)["attribution"] == pytest.approx(expected.attribution, abs=1e-3)
+    assert f"What speaks for {other}" in written
+    assert "no directory" in invoke("explain", model, "", "-o", tmp_path / "a/b", code=1).stderr

@@ -56,7 +56,7 @@ def test_factors_are_the_nearest_of_their_rank() -> None:
 
 def test_the_kernel_that_moved_more_gets_more_directions() -> None:
     rng = np.random.default_rng(1)
-    shape, scales = (60, 40), {"still": 0.01, "moved": 1.0, "narrow": 0.5}
+    shape, scales = (60, 40), {"still": 0.01, "moved": 1.0, "narrow": 5.0}
     tuned = {n: (s * rng.normal(size=shape)).astype(np.float32) for n, s in scales.items()}
     tuned["narrow"][:, 1:] = 0  # of rank 1
     base = [(name, np.zeros(shape, np.float32)) for name in tuned]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_agnews.errors import InputError
-from keras_agnews.metrics import calibration_error, fit_temperature, scores
+from keras_agnews.metrics import calibration_error, fit_temperature, reliability, scores
 
 # Pairs (label, answer) and how many classes there are, some of which may not occur.
 CASES = st.integers(1, 6).flatmap(
@@ -71,19 +71,60 @@ def test_bad_input_is_named(labels, answers, names):
         scores(labels, answers, 3)
 
 
-def plain_calibration_error(probabilities, labels, bins):
-    """As its definition says, in exact borders and one answer at a time."""
-    total = 0.0
-    for k in range(bins):
+# --- calibration
+
+
+def test_reliability_by_hand():
+    sure = [[0.9, 0.1], [0.2, 0.8], [0.85, 0.15], [0.5, 0.5]]
+    result = reliability(sure, [0, 0, 0, 1], bins=5)
+    # 0.9, 0.8 (which is in the fourth bin, whose upper edge it is), 0.85 and 0.5
+    assert result.edges.tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert result.count.tolist() == [0, 0, 1, 1, 2]
+    assert result.confidence.tolist() == pytest.approx([0, 0, 0.5, 0.8, 0.875])
+    assert result.accuracy.tolist() == [0, 0, 0, 0, 1]
+    error = (0.5 + 0.8 + 2 * 0.125) / 4
+    assert result.error == pytest.approx(error)
+    assert calibration_error(sure, [0, 0, 0, 1], bins=5) == pytest.approx(error)
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.lists(st.integers(1, 99), min_size=3, max_size=3), st.integers(0, 2)),
+        min_size=1,
+        max_size=40,
+    ),
+    bins=st.integers(1, 20),
+)
+def test_calibration_error_is_its_definition(rows, bins):
+    """Row by row and bin by bin, as the paper writes it."""
+    probabilities = np.array([np.array(row) / sum(row) for row, _ in rows])
+    labels = [label for _, label in rows]
+    expected = 0.0
+    for b in range(bins):
         inside = [
-            (max(row), float(np.argmax(row) == label))
-            for row, label in zip(probabilities, labels, strict=True)
-            if k / bins < max(row) <= (k + 1) / bins
+            (max(row), int(np.argmax(row) == label))
+            for row, label in zip(probabilities.tolist(), labels, strict=True)
+            if b < max(row) * bins <= b + 1
         ]
         if inside:
-            confidence, accuracy = np.mean(inside, axis=0)
-            total += len(inside) / len(labels) * abs(accuracy - confidence)
-    return total
+            score, right = np.mean(inside, axis=0)
+            expected += len(inside) / len(rows) * abs(score - right)
+    assert calibration_error(probabilities, labels, bins) == pytest.approx(expected)
+    assert reliability(probabilities, labels, bins).count.sum() == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "names"),
+    [
+        ([], [], r"must be \(n, classes\)"),
+        ([[0.5, 0.5]], [0, 1], r"\(2,\)"),
+        ([[3.0, -1.0]], [0], "not logits"),
+        ([[np.nan, 1.0]], [0], "not finite"),
+    ],
+)
+def test_what_is_no_probability_is_named(probabilities, labels, names):
+    with pytest.raises(InputError, match=names):
+        reliability(probabilities, labels)
 
 
 def drawn(rng, count, classes, sharpness):
@@ -92,22 +133,6 @@ def drawn(rng, count, classes, sharpness):
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = np.array([rng.choice(classes, p=row) for row in probabilities])
     return logits * sharpness, labels
-
-
-@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(2, 6), st.integers(1, 20))
-def test_calibration_error_is_its_definition(seed, rows, classes, bins):
-    rng = np.random.default_rng(seed)
-    probabilities = rng.dirichlet([0.5] * classes, rows)
-    labels = rng.integers(classes, size=rows)
-    expected = plain_calibration_error(probabilities.tolist(), labels.tolist(), bins)
-    assert calibration_error(probabilities, labels, bins) == pytest.approx(expected, abs=1e-9)
-
-
-def test_calibration_error_by_hand():
-    # Scores 0.9 and 0.9 of which one is right, and 0.6, right: (2 * 0.4 + 0.4) / 3.
-    probabilities = [[0.9, 0.1], [0.1, 0.9], [0.6, 0.4]]
-    assert calibration_error(probabilities, [0, 0, 0]) == pytest.approx((0.8 + 0.4) / 3)
-    assert calibration_error([[1.0, 0.0]], [0]) == 0
 
 
 @pytest.mark.parametrize("sharpness", [0.2, 1.0, 5.0])
