@@ -283,7 +283,7 @@ class GruConfig(Config):
     hidden_size: int = 128
     layers: int = 1
     attention_size: int = 64
-    dropout: float = 0.3
+    dropout: float = 0.5
     head_dropout: float = 0.3
     initializer_range: float = 0.1
 

@@ -77,6 +77,7 @@ print("\\n" + json.dumps(answers))
 @pytest.fixture(scope="module")
 def classifiers() -> dict[str, Any]:
     found = {"words": keras_agnews.load("tiny-transformer"), "pieces": bert()}
+    found["recurrent"] = keras_agnews.load("gru-attention")
     for classifier in found.values():
         classifier.temperature = 1.7
     return found
@@ -93,7 +94,7 @@ def check(classifier: Any, answers: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("on_tensorflow")
-@pytest.mark.parametrize("name", ["words", "pieces"])
+@pytest.mark.parametrize("name", ["words", "recurrent", "pieces"])
 def test_saved_model_answers_the_same(classifiers: Any, name: str, tmp_path: Path) -> None:
     import tensorflow as tf
 
