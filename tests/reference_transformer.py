@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import reference_gru
 
 GOLDEN = Path(__file__).parent / "golden"
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -24,6 +25,8 @@ _ACTIVATIONS = {
 
 def logits(config: Any, weights: Mapping[str, np.ndarray], ids: list[int]) -> np.ndarray:
     """Logits `(classes,)` of one text, unpadded: there is nothing to mask."""
+    if config.builder == "gru":
+        return reference_gru.logits(config, weights, ids)
     return forward(config, weights, embeddings(config, weights, ids))[0]
 
 
@@ -95,4 +98,5 @@ def write_golden(name: str, texts: list[str]) -> None:
 if __name__ == "__main__":
     from conftest import HARD_TEXTS, SENTENCES
 
-    write_golden("tiny-transformer", [text for text, _ in SENTENCES] + HARD_TEXTS)
+    for shipped in ("tiny-transformer", "gru-attention"):
+        write_golden(shipped, [text for text, _ in SENTENCES] + HARD_TEXTS)

@@ -54,9 +54,9 @@ SERVE = """
 import json, sys
 import tensorflow as tf
 texts, answers = json.loads(sys.argv[2]), {}
-for name in ("words", "pieces"):
+for name in ("words", "recurrent", "pieces"):
     # None: as if absent. tensorflow_text imports Keras itself.
-    absent = {"words": ["keras", "tensorflow_text"], "pieces": []}[name]
+    absent = [] if name == "pieces" else ["keras", "tensorflow_text"]
     for module in ("keras", "tensorflow_text"):
         sys.modules.pop(module, None)
     sys.modules.update(dict.fromkeys(["keras_agnews", *absent]))
@@ -77,6 +77,7 @@ print("\\n" + json.dumps(answers))
 @pytest.fixture(scope="module")
 def classifiers() -> dict[str, Any]:
     found = {"words": keras_agnews.load("tiny-transformer"), "pieces": bert()}
+    found["recurrent"] = keras_agnews.load("gru-attention")
     for classifier in found.values():
         classifier.temperature = 1.7
     return found
@@ -103,7 +104,7 @@ def check(classifier: Any, answers: dict[str, Any]) -> None:
     assert len({p.label for p in expected}) > 1
 
 
-@pytest.mark.parametrize("name", ["words", "pieces"])
+@pytest.mark.parametrize("name", ["words", "recurrent", "pieces"])
 def test_saved_model_answers_the_same(classifiers: Any, name: str, exported: Path) -> None:
     import tensorflow as tf
 

@@ -314,6 +314,28 @@ def test_mixed_precision_trains_and_leaves_float32_behind() -> None:
     assert clf.encoder.compute_dtype == "float32"
 
 
+@pytest.mark.parametrize("recipe", ["full", "head"])
+def test_a_gru_is_trained_by_the_same_recipes(recipe: str, tmp_path: Path) -> None:
+    import keras
+
+    keras.utils.set_random_seed(7)
+    model = keras_agnews.load("gru-attention", weights=None, max_length=16)
+    before = weights(model)
+    options = OPTIONS | {"learning_rate": 3e-2, "mixed_precision": recipe == "full"}
+    result = keras_agnews.finetune(
+        model, (TEXTS, LABELS), (TEXTS, LABELS), recipe=recipe, output=tmp_path, **options
+    )
+    losses = [row["loss"] for row in result["history"]]
+    assert losses[-1] < 0.95 * losses[0]
+    moved = [bool((a != b).any()) for a, b in zip(before, weights(model), strict=True)]
+    head = [variable.path.startswith("logits/") for variable in model.model.weights]
+    assert moved == (head if recipe == "head" else [True] * len(moved))
+    # What was trained elsewhere is taken by the entry, head and all.
+    again = keras_agnews.load("gru-attention", weights=tmp_path)
+    np.testing.assert_allclose(again.predict(TEXTS[:8]), model.predict(TEXTS[:8]), atol=1e-6)
+    assert model.features(TEXTS[:3]).shape == (3, model.description.config.hidden_size)
+
+
 def test_a_users_own_fit_with_our_schedule() -> None:
     import keras
 
