@@ -8,7 +8,9 @@
 # 3. BERT from TF-Hub: frozen, then fine-tuned with warm-up and AdamW;
 # 4. BERT from Hugging Face: its tokens, and one short run with the encoder frozen.
 #
-# Each part says what the lesson saw and what you see now.
+# Each part says what the lesson saw and what one sees now. The figures are those of one run of
+# the full form, on PyTorch, where BERT's own weights were not to be had and random ones took their
+# place; on another backend, and with the real weights, they differ.
 
 # %%
 import dataclasses
@@ -54,9 +56,11 @@ print(
 # %% [markdown]
 # ## 1. The data
 #
-# A row is a title, a description and one of four topics. `split_validation` keeps the wires'
-# repetitions of a held-out text out of the rows to learn from, so that what is measured is not
-# memory.
+# **The lesson** takes AG News: a row is a title, a description and one of four topics.
+#
+# **Now** the rows come from wherever you have them: a path, the directory in `KERAS_AGNEWS_DATA`,
+# or the Hub. News wires repeat themselves; `split_validation` keeps the duplicates of a held-out
+# text out of the rows to learn from, so that what is measured is not memory.
 
 # %%
 OWN_SENTENCES = {
@@ -165,6 +169,9 @@ history = tiny.fit(
 accuracies["a transformer by hand"] = history.history["val_accuracy"][-1]
 
 # %% [markdown]
+# **Now**, with 2,001 texts, the loss on them falls from 1.20 to 0.39 to 0.08; of the texts held out
+# 56 % are right, then 79 %, then 75 %. In the third epoch the model learns its texts by heart.
+#
 # Padding must not count. Neither attention nor the mean sees it here, so the answers are the same
 # however far a text is padded.
 
@@ -183,8 +190,9 @@ print(
 )
 
 # %% [markdown]
-# The zoo's `tiny-transformer` is this network, trained on more rows. Its weights fit into the model
-# above one by one, and the answers are the same.
+# More texts are the remedy. The zoo's `tiny-transformer` is this very network, trained on 59,810
+# rows: 91.22 % of the test split are right. Its weights fit into the model above one by one, and
+# the answers are the same.
 
 # %%
 shipped = keras_agnews.load("tiny-transformer")
@@ -293,6 +301,9 @@ print(f"            and from the average over the tokens by {difference(pooled, 
 # Frozen: the encoder's weights stay as they are, and only the dense layer on top learns. (Its
 # dropout stays at work in training, and it reads each text anew in each epoch. In earnest,
 # `keras_agnews.finetune(..., recipe="head")` reads each text once, without dropout.)
+#
+# **Now**, with random weights, 26 % of the texts held out are right, which is chance: what is to be
+# frozen has to have been learned first.
 
 # %%
 training = {
@@ -314,6 +325,9 @@ accuracies["small BERT, frozen"] = history.history["val_accuracy"][-1]
 # rises for a tenth of the steps, while the moments that AdamW keeps are still poor estimates, and
 # then falls to 0. Biases and norms are left out of weight decay, as in BERT's own training.
 # A change of `trainable` counts from the next `compile`.
+#
+# **Now**, with random weights, it is 25 %: steps so small adapt what an encoder knows, and this one
+# knows nothing.
 
 # %%
 epochs, peak = 3, 3e-5
