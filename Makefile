@@ -19,10 +19,17 @@ BACKEND  ?= $(firstword $(foreach name,$(BACKENDS),$(if $(wildcard $(PACKAGES)/$
                         tensorflow)
 JOBS     ?= 2
 # A thread a worker: those of PyTorch wait actively, and halve the speed where there are too many.
-# JAX keeps what it compiles, since test after test builds the same small models.
-PYTEST   := OMP_NUM_THREADS=1 JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(VENV)/.jax \
+# Compiling takes most of the time of TensorFlow and JAX: XLA is told to spare its pains, and JAX to
+# keep what it compiles, since test after test builds the same small models. A worker starts on a
+# stretch of neighbouring tests, which share their models, and helps the other when it is through.
+XLA      ?= --xla_backend_optimization_level=0
+PYTEST   := OMP_NUM_THREADS=1 XLA_FLAGS=$(XLA) JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(VENV)/.jax \
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
-            JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --durations=12
+            JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 $(BIN)/python -m pytest \
+            --numprocesses=$(JOBS) --dist=worksteal --durations=12
+# The cheapest to import and to test on, since it compiles nothing, comes first.
+LIGHTEST  = $(firstword $(foreach name,torch jax tensorflow,$(if $(wildcard \
+                          $(PACKAGES)/$(name)),$(name))))
 MARKS    := not slow
 
 .PHONY: demo test test-slow test-lower lint bench build test-any $(BACKENDS:%=test-%)
@@ -42,10 +49,10 @@ test-slow: MARKS := slow$(if $(SOAK),, and not soak)
 test-slow: test
 
 test-any: $(VENV)/.extra-test
-	$(PYTEST) -m "not backend and $(MARKS)"
+	KERAS_BACKEND=$(LIGHTEST) $(PYTEST) -m "(once or not backend) and $(MARKS)"
 
 $(BACKENDS:%=test-%): test-%: $(VENV)/.extra-test
-	@if [ -d $(PACKAGES)/$* ]; then set -x; KERAS_BACKEND=$* $(PYTEST) -m "backend and $(MARKS)"; \
+	@if [ -d $(PACKAGES)/$* ]; then set -x; KERAS_BACKEND=$* $(PYTEST) -m "backend and not once and $(MARKS)"; \
 	else echo "SKIPPED: $* is not installed in $(VENV), so nothing is tested on it"; fi
 
 test-lower:
@@ -64,7 +71,8 @@ lint: $(VENV)/.extra-test
 bench: $(VENV)/.extra-$(BACKEND) $(VENV)/.extra-bench
 	$(BIN)/python -m benchmarks.run --quick --backends $(BACKEND) --output build/bench
 
-build: $(VENV)/.extra-test
+build: | $(BIN)/pip
+	$(BIN)/python -m pip install "build>=1.2"
 	$(BIN)/python -m build
 
 $(BIN)/pip:

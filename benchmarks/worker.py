@@ -240,7 +240,7 @@ def _start(job: Job) -> tuple[Turn, Facts]:
 def _training(job: Job) -> tuple[Turn, Facts]:
     import keras
 
-    from keras_agnews.training import make_optimizer, make_recipe
+    from keras_agnews.recipes import make_optimizer, make_recipe
 
     clf = open_ours(job)
     texts = Texts.read(job.directory, "train").sample(job.texts)

@@ -40,6 +40,7 @@ _PUBLIC = {
         "TrainingError",
         "UploadError",
     ),
+    "explain": ("Explanation", "attention"),
     "hub": ("pull", "verify"),
     "loading": ("load",),
     "publishing": ("push",),
@@ -55,6 +56,7 @@ __all__ = [
     "BundleError",
     "DataError",
     "DownloadError",
+    "Explanation",
     "InputError",
     "KerasAgnewsError",
     "MissingDependencyError",
@@ -65,6 +67,7 @@ __all__ = [
     "UploadError",
     "WarmupLinearDecay",
     "__version__",
+    "attention",
     "finetune",
     "list_models",
     "load",
@@ -87,6 +90,7 @@ if TYPE_CHECKING:
         TrainingError,
         UploadError,
     )
+    from keras_agnews.explain import Explanation, attention
     from keras_agnews.hub import pull, verify
     from keras_agnews.loading import load
     from keras_agnews.publishing import push

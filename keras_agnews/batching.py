@@ -136,9 +136,10 @@ class Batches(keras.utils.PyDataset):
 
     Args:
         lengths: int `(n,)`, tokens of each row.
-        labels: int32 `(n,)`.
-        fetch: `fetch(rows, rng)` gives the model's inputs for an array of row numbers; what it
-            draws from `rng` depends on `(seed, epoch, batch)` alone.
+        labels: int32 `(n,)`, or float32 `(n, classes)`; `None` where `fetch` gives them too.
+        fetch: `fetch(rows, rng)` gives the model's inputs for an array of row numbers, or without
+            `labels` all that a batch has; what it draws from `rng` depends on
+            `(seed, epoch, batch)` alone.
         batch_size: rows of a batch.
         sample_weight: float32 `(n,)`, optional.
         shuffle: whether to draw batches anew each epoch.
@@ -151,7 +152,7 @@ class Batches(keras.utils.PyDataset):
     def __init__(
         self,
         lengths: np.ndarray,
-        labels: np.ndarray,
+        labels: np.ndarray | None,
         fetch: Callable[[np.ndarray, np.random.Generator], Any],
         batch_size: int = 32,
         sample_weight: np.ndarray | None = None,
@@ -183,7 +184,7 @@ class Batches(keras.utils.PyDataset):
 
     def _lay_out(self, epoch: int, first_batch: int) -> None:
         rng = np.random.default_rng([self._seed, epoch])
-        order = np.arange(len(self.labels))
+        order = np.arange(len(self._lengths))
         if self._shuffle:
             order = rng.permutation(order)
             stretch = self._STRETCH * self._batch_size
@@ -213,7 +214,10 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         rows = self._batches[index]
         rng = np.random.default_rng([self._seed, self._epoch, self._first + index])
-        inputs = self._fetch(rows, rng)
+        inputs: Any = self._fetch(rows, rng)
+        if self.labels is None:
+            whole: tuple[Any, ...] = inputs
+            return whole
         if self._sample_weight is None:
             return inputs, self.labels[rows]
         return inputs, self.labels[rows], self._sample_weight[rows]

@@ -181,6 +181,10 @@ class TextClassifier(keras.Model):
         width = self.model.get_layer("head_dropout").input.shape[-1]
         return self._run(self._features_forward, check_texts(texts), width, batch_size)[0]
 
+    def logits(self, texts: Any, batch_size: int | None = None) -> np.ndarray:
+        """What `predict` divides by the temperature, float32 `(n, classes)`."""
+        return self._run(self._forward, check_texts(texts), len(self.labels), batch_size)[0]
+
     def _probabilities(
         self, texts: Sequence[str], batch_size: int | None
     ) -> tuple[np.ndarray, np.ndarray]:

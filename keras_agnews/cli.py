@@ -50,6 +50,7 @@ _PATIENCE = 0.005
 _BATCH_LINES = 4_096
 # Rows that share half of their runs of three words tell the same story.
 _NEAR_DUPLICATES = 0.5
+_VALIDATION_FRACTION = 0.05
 
 
 class _Commands(click.Group):
@@ -258,6 +259,31 @@ def _best(answer: Prediction, top: int) -> list[tuple[str, float]]:
 def _digits(score: float) -> float:
     """As many digits as float32 has."""
     return float(f"{score:.7g}")
+
+
+@commands.command("explain")
+@click.argument("name", metavar="NAME_OR_PATH")
+@click.argument("text")
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), metavar="FILE.html")
+@click.option("--label", help="The label to explain, instead of the answer.")
+@_base_option
+@_backend_option
+def explain_(name: str, text: str, output: Path, label: str | None, base: str | None) -> None:
+    """Write a page that shows what each token of TEXT adds to the answer, and every attention head.
+
+    The page is one file and needs no network. The model must be a transformer.
+    """
+    from keras_agnews import pages
+
+    pages.check_path(output)
+    clf = _load(name, base=base)
+    from keras_agnews import attention
+    from keras_agnews.explain_page import explanation_page
+
+    seen = attention(clf, text, label=label)
+    pages.write(output, explanation_page(seen, clf.description.name))
+    answer = seen.prediction
+    _print_pairs({"label": answer.label, "score": f"{answer.score:.3f}", "page": str(output)})
 
 
 # The zoo.
@@ -488,6 +514,12 @@ def verify(source: str, revision: str | None, form: str) -> None:
 )
 @_columns
 @click.option("--record", is_flag=True, help="Write the figures into the bundle's config.json.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Write a page, too: the figures, calibration, and the most confident mistakes.",
+)
 @_format_option
 @_base_option
 @_precision_option
@@ -498,6 +530,7 @@ def evaluate(
     text_column: str | None,
     label_column: str | None,
     record: bool,
+    report: Path | None,
     form: str,
     base: str | None,
     mixed_precision: bool,
@@ -507,8 +540,11 @@ def evaluate(
     The labels of your own rows must be among the model's, by name.
     """
     from keras_agnews import data as data_module
-    from keras_agnews.metrics import scores
+    from keras_agnews import pages
+    from keras_agnews.metrics import calibration_error, scores
 
+    if report is not None:
+        pages.check_path(report)
     clf = _load(name, base=base, mixed_precision=mixed_precision)
     dataset = data_module.load(
         data, "test", text_column=text_column, label_column=label_column, label_names=clf.labels
@@ -516,14 +552,18 @@ def evaluate(
     predictions, speed = _classify_timed(clf, dataset.texts)
     index = {label: i for i, label in enumerate(clf.labels)}
     result = scores(dataset.labels, [index[p.label] for p in predictions], len(clf.labels))
+    error = calibration_error([list(p.scores.values()) for p in predictions], dataset.labels)
     truncated = sum(p.truncated for p in predictions)
     if record:
         measured = {
             "accuracy": result.accuracy,
             "macro_f1": result.macro_f1,
+            "calibration_error": error,
             "documents_per_second": speed,
         }
         _record(name, f"{Path(dataset.source).name} test", measured, len(dataset.texts))
+    if report is not None:
+        pages.write(report, _report(clf, dataset, predictions))
     per_class = {
         label: {
             "precision": float(result.precision[i]),
@@ -543,6 +583,7 @@ def evaluate(
                 "truncated": truncated,
                 "accuracy": result.accuracy,
                 "macro_f1": result.macro_f1,
+                "calibration_error": error,
                 "documents_per_second": speed,
                 "backend": os.environ["KERAS_BACKEND"],
                 "labels": clf.labels,
@@ -560,6 +601,7 @@ def evaluate(
             f"{clf.max_length} tokens and cut",
             "accuracy": f"{result.accuracy:.2%}",
             "macro F1": f"{result.macro_f1:.2%}",
+            "calibration error": f"{error:.2%}, expected, in 15 bins",
             "documents per second": f"{speed:,.0f} on {os.environ['KERAS_BACKEND']}, from strings "
             "to labels, compilation left out",
         }
@@ -580,6 +622,22 @@ def evaluate(
             for label, i in index.items()
         ],
     )
+
+
+def _report(clf: TextClassifier, dataset: Dataset, predictions: list[Prediction]) -> str:
+    import numpy as np
+
+    from keras_agnews.report import Answers, report_page
+
+    answers = Answers(
+        texts=dataset.texts,
+        labels=dataset.labels,
+        probabilities=np.array([[p.scores[label] for label in clf.labels] for p in predictions]),
+        lengths=clf.tokenizer.batch(dataset.texts).lengths,
+        truncated=sum(p.truncated for p in predictions),
+        label_names=clf.labels,
+    )
+    return report_page(answers, clf.description.name, Path(dataset.source).name)
 
 
 def _record(name: str, data: str, measured: dict[str, float], rows: int) -> None:
@@ -629,9 +687,7 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
 @click.option(
     "--validation-fraction",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    show_default=True,
-    help="Share of --data that is held out where there is no --validation.",
+    help="Share of --data that is held out where there is no --validation.  [default: 0.05]",
 )
 @click.option(
     "--weights",
@@ -644,15 +700,14 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
 @click.option(
     "--dtype",
     type=click.Choice(("float32", "float16")),
-    default="float32",
-    show_default=True,
-    help="How the finished weights are stored.",
+    help="How the finished weights are stored.  [default: float32]",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run that lies in --output.")
 @click.option(
     "--recipe",
-    type=click.Choice(("full", "head")),
-    help="Train everything, or freeze the encoder and train the head.",
+    type=click.Choice(("full", "head", "lora", "shipped")),
+    help="Train everything; or freeze the encoder and train the head; or train low-rank updates "
+    "and store these; or repeat how a model of the zoo was made.",
 )
 @click.option("--epochs", type=click.IntRange(min=1))
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="TEXTS")
@@ -667,6 +722,26 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
     type=click.IntRange(min=1),
     help="Store only what training has changed of the pretrained base, at this rank.",
 )
+@click.option(
+    "--teacher",
+    metavar="NAME_OR_PATH",
+    help="Learn the answers of this model, or the mean of several separated by commas.",
+)
+@click.option("--teacher-weight", type=click.FloatRange(0, 1), help="Share of these answers.")
+@click.option(
+    "--crops", type=click.IntRange(min=0), help="Spans of each text that the teacher labels too."
+)
+@click.option(
+    "--teacher-embeddings/--own-embeddings",
+    default=None,
+    help="Start from the teacher's token embeddings, projected.",
+)
+@click.option(
+    "--pretrain-epochs",
+    type=click.IntRange(min=0),
+    help="First train the encoder to tell masked words of the texts.",
+)
+@click.option("--pretrain-learning-rate", type=click.FloatRange(0, min_open=True))
 @_base_option
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1))
 @_backend_option
@@ -677,18 +752,19 @@ def train(
     text_column: str | None,
     label_column: str | None,
     validation: str | None,
-    validation_fraction: float,
+    validation_fraction: float | None,
     weights: str | None,
     max_length: int | None,
-    dtype: str,
+    dtype: str | None,
     resume: bool,
     base: str | None,
     **recipe: Any,
 ) -> None:
     """Train a model on AG News or on your own rows, and write it to --output.
 
-    What is not given is what suits the model. A model whose labels are the data's keeps their
-    order; another one gets a new head for the labels of the data.
+    What is not given is what suits the model; with --recipe shipped it is what the model's
+    config.json records, and anything else is refused. A model whose labels are the data's keeps
+    their order; another one gets a new head for the labels of the data.
     """
     from keras_agnews import data as data_module
 
@@ -702,16 +778,22 @@ def train(
     columns = {"text_column": text_column, "label_column": label_column}
     rows = data_module.load(data, "train", **columns)
     _start_backend()
+    from keras_agnews.loading import open_checkpoint
+
+    description = open_checkpoint(name).description
+    start = _default_start(name, description) if weights is None else weights
+    choices: dict[str, Any] = {"validation_fraction": validation_fraction, "dtype": dtype}
+    if recipe["recipe"] == "shipped":
+        given = recipe | choices
+        given |= {"validation": validation, "weights": weights, "max_length": max_length}
+        recipe, choices, start = _replayed(description, given)
     import keras
 
     with _tensorflow_silenced():  # this imports it, whatever the backend, as will `finetune`
         keras.utils.set_random_seed(recipe["seed"] or 0)
     from keras_agnews import load
-    from keras_agnews.loading import open_checkpoint
     from keras_agnews.training import finetune
 
-    description = open_checkpoint(name).description
-    start = _default_start(name, description) if weights is None else weights
     same_labels = set(description.labels) == set(rows.label_names)
     clf = load(
         name,
@@ -721,11 +803,10 @@ def train(
         base=base,
     )
     rows = _in_label_order(rows, clf)
+    fraction = choices["validation_fraction"] or _VALIDATION_FRACTION
     if validation is None:
         # The same rows whatever the seed, so that runs with several can be compared.
-        rows, held_out = data_module.split_validation(
-            rows, validation_fraction, similarity=_NEAR_DUPLICATES
-        )
+        rows, held_out = data_module.split_validation(rows, fraction, similarity=_NEAR_DUPLICATES)
     else:
         held_out = data_module.load(validation, "test", **columns, label_names=clf.labels)
     terminal = _is_terminal(sys.stderr)
@@ -738,9 +819,13 @@ def train(
             output=output,
             resume=resume,
             progress=terminal,
-            dtype=dtype,
+            dtype=choices["dtype"] or "float32",
             base=base,
-            record={"data": ", ".join(filter(None, (Path(rows.source).name, rows.note)))},
+            record={
+                "start": start if start in ("none", "pretrained", "best") else "another model",
+                "validation_fraction": fraction if validation is None else None,
+                "data": ", ".join(filter(None, (Path(rows.source).name, rows.note))),
+            },
             **recipe,
         )
     best = result["best_epoch"]
@@ -752,6 +837,38 @@ def train(
             "model": str(output),
         }
     )
+
+
+def _replayed(
+    description: Bundle, given: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Recipe, choices and start of the run that a bundle records; what is given must not differ."""
+    from keras_agnews.loading import open_checkpoint
+    from keras_agnews.recipes import shipped_recipe
+
+    recipe, recorded = dataclasses.asdict(shipped_recipe(description)), description.recipe
+    start = recorded.get("start")
+    if start not in ("none", "pretrained"):
+        raise InputError(
+            f"{description.name} was trained from {start or 'weights that are not recorded'}: "
+            "--recipe shipped repeats runs that start from nothing or from a pretrained base"
+        )
+    choices = {name: recorded.get(name) for name in ("validation_fraction", "dtype")}
+    if choices["validation_fraction"] is None:
+        raise InputError(f"{description.name} was validated on rows that it does not record")
+    values = recipe | choices | {"weights": start, "validation": None, "max_length": None}
+    teacher = given["teacher"]
+    if teacher is not None:
+        names = [open_checkpoint(source).description.name for source in teacher.split(",")]
+        given = given | {"teacher": ",".join(names)}
+    for name, value in given.items():
+        if name != "recipe" and value is not None and value != values[name]:
+            recorded_value = "its own" if values[name] is None else values[name]
+            raise InputError(
+                f"--{name.replace('_', '-')} {value} contradicts --recipe shipped: the record of "
+                f"{description.name} says {recorded_value}"
+            )
+    return recipe | {"teacher": teacher or recipe["teacher"]}, choices, start
 
 
 def _default_start(name: str, description: Bundle) -> str:

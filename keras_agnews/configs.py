@@ -22,7 +22,9 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "vocabulary_size": (2, 2_000_000),
     "max_positions": (1, 65_536),
     "type_vocabulary_size": (0, 1_024),
+    "embedding_size": (1, 16_384),
     "hidden_size": (1, 16_384),
+    "attention_size": (1, 16_384),
     "layers": (1, 128),
     "heads": (1, 256),
     "key_size": (1, 1_024),
@@ -39,7 +41,73 @@ _MAX_PARAMETERS = 4_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class Config:
+    """What every architecture's description shares: checked fields, JSON, a table of variables."""
+
+    builder: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        hints = {"int": int, "float": float, "bool": bool, "str": str}
+        for field in dataclasses.fields(self):
+            value: Any = getattr(self, field.name)
+            hint = str(field.type)
+            if hint.endswith("| None") and value is None:
+                continue
+            kind = hints[hint.removesuffix(" | None")]
+            if type(value) not in ((float, int) if kind is float else (kind,)):
+                raise BundleError(
+                    f"config.{field.name} must be {kind.__name__}, not {type(value).__name__}"
+                )
+            if field.name in _LIMITS:
+                low, high = _LIMITS[field.name]
+                if not low <= value <= high:
+                    raise BundleError(f"config.{field.name} is {value}, not in {low:g} to {high:g}")
+            if kind is float:
+                object.__setattr__(self, field.name, float(value))
+            if field.name in _CHOICES and value not in _CHOICES[field.name]:
+                raise BundleError(
+                    f"config.{field.name} is {value!r}, not one of "
+                    + ", ".join(map(repr, _CHOICES[field.name]))
+                )
+        self._check()
+        if self.parameters(1) > _MAX_PARAMETERS:
+            raise BundleError(
+                f"config describes {self.parameters(1):,} parameters, "
+                f"more than the {_MAX_PARAMETERS:,} that are read"
+            )
+
+    def _check(self) -> None:
+        """`BundleError` for fields that contradict each other."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The config of a bundle's `config` object; an unknown key is an error."""
+        if not isinstance(values, dict):
+            raise BundleError(f"config must be an object, not {type(values).__name__}")
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise BundleError(f"config.{unknown[0]} is not a field of builder {cls.builder!r}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that differ from the defaults do not suffice for a record: all of them."""
+        return dataclasses.asdict(self)
+
+    def encoder_variables(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every variable of the encoder."""
+        raise NotImplementedError
+
+    def variables(self, classes: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every variable of the classifier with `classes` labels."""
+        raise NotImplementedError
+
+    def parameters(self, classes: int) -> int:
+        """Parameters of the classifier with `classes` labels."""
+        return sum(math.prod(shape) for shape in self.variables(classes).values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(Config):
     """A post-norm transformer encoder and its classification head.
 
     The defaults are those of the lesson's small transformer (the `tiny-transformer` entry).
@@ -87,29 +155,7 @@ class TransformerConfig:
     head_dropout: float = 0.1
     initializer_range: float = 0.1
 
-    def __post_init__(self) -> None:
-        hints = {"int": int, "float": float, "bool": bool, "str": str}
-        for field in dataclasses.fields(self):
-            value: Any = getattr(self, field.name)
-            hint = str(field.type)
-            if hint.endswith("| None") and value is None:
-                continue
-            kind = hints[hint.removesuffix(" | None")]
-            if type(value) not in ((float, int) if kind is float else (kind,)):
-                raise BundleError(
-                    f"config.{field.name} must be {kind.__name__}, not {type(value).__name__}"
-                )
-            if field.name in _LIMITS:
-                low, high = _LIMITS[field.name]
-                if not low <= value <= high:
-                    raise BundleError(f"config.{field.name} is {value}, not in {low:g} to {high:g}")
-            if kind is float:
-                object.__setattr__(self, field.name, float(value))
-            if field.name in _CHOICES and value not in _CHOICES[field.name]:
-                raise BundleError(
-                    f"config.{field.name} is {value!r}, not one of "
-                    + ", ".join(map(repr, _CHOICES[field.name]))
-                )
+    def _check(self) -> None:
         if self.key_size is None and self.hidden_size % self.heads:
             raise BundleError(
                 f"config.hidden_size {self.hidden_size} is not a multiple of "
@@ -117,25 +163,6 @@ class TransformerConfig:
             )
         if self.pooling == "mean" and self.pooler:
             raise BundleError('config.pooler must be false where config.pooling is "mean"')
-        if self.parameters(1) > _MAX_PARAMETERS:
-            raise BundleError(
-                f"config describes {self.parameters(1):,} parameters, "
-                f"more than the {_MAX_PARAMETERS:,} that are read"
-            )
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The config of a bundle's `config` object; an unknown key is an error."""
-        if not isinstance(values, dict):
-            raise BundleError(f"config must be an object, not {type(values).__name__}")
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise BundleError(f"config.{unknown[0]} is not a field of builder {cls.builder!r}")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields that differ from the defaults do not suffice for a record: all of them."""
-        return dataclasses.asdict(self)
 
     @property
     def head_width(self) -> int:
@@ -171,10 +198,6 @@ class TransformerConfig:
         head = _dense("head_hidden", self.hidden_size, self.head_size) if self.head_size else {}
         logits = _dense("logits", self.head_size or self.hidden_size, classes)
         return self.encoder_variables() | head | logits
-
-    def parameters(self, classes: int) -> int:
-        """Parameters of the classifier with `classes` labels."""
-        return sum(math.prod(shape) for shape in self.variables(classes).values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +253,66 @@ class BertConfig(TransformerConfig):
     def minilm(cls) -> Self:
         """all-MiniLM-L6: mean pooling."""
         return cls(layers=6, hidden_size=384, feed_forward_size=1_536, pooler=False, pooling="mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GruConfig(Config):
+    """A bidirectional GRU whose states additive attention weighs, and its classification head.
+
+    Sources: Cho et al. 2014, arXiv:1406.1078 (in the form whose reset gate comes after the
+    product, as CuDNN has it); Bahdanau et al. 2015, arXiv:1409.0473. The defaults are those of the
+    `gru-attention` entry.
+
+    Attributes:
+        vocabulary_size: rows of the token embedding; id 0 is padding.
+        embedding_size: width of the token embedding.
+        hidden_size: width of a state: one half has read the text up to it, the other half from
+            the end back to it.
+        layers: bidirectional GRUs, one upon the other.
+        attention_size: width of the attention's hidden layer.
+        dropout: after the embedding and between the layers, in training.
+        head_dropout: before the dense layer of the head, in training.
+        initializer_range: standard deviation of the initial weights but the recurrent ones, which
+            are orthogonal.
+    """
+
+    builder: ClassVar[str] = "gru"
+
+    vocabulary_size: int = 20_000
+    embedding_size: int = 64
+    hidden_size: int = 128
+    layers: int = 1
+    attention_size: int = 64
+    dropout: float = 0.5
+    head_dropout: float = 0.3
+    initializer_range: float = 0.1
+
+    def _check(self) -> None:
+        if self.hidden_size % 2:
+            raise BundleError(
+                f"config.hidden_size {self.hidden_size} is not even: half of it reads each way"
+            )
+
+    def encoder_variables(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every variable of the encoder."""
+        table: dict[str, tuple[int, ...]] = {
+            "embedding/embeddings": (self.vocabulary_size, self.embedding_size)
+        }
+        width, units = self.embedding_size, self.hidden_size // 2
+        for i in range(self.layers):
+            for direction in ("forward", "backward"):
+                cell = f"gru_{i}/{direction}_gru/gru_cell"
+                table[f"{cell}/kernel"] = (width, 3 * units)
+                table[f"{cell}/recurrent_kernel"] = (units, 3 * units)
+                table[f"{cell}/bias"] = (2, 3 * units)
+            width = self.hidden_size
+        table |= _dense("attention/states", width, self.attention_size)
+        table["attention/score"] = (self.attention_size,)
+        return {f"encoder/{name}": shape for name, shape in table.items()}
+
+    def variables(self, classes: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every variable of the classifier with `classes` labels."""
+        return self.encoder_variables() | _dense("logits", self.hidden_size, classes)
 
 
 def _dense(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:

@@ -144,6 +144,46 @@ def load_agnews(split: str = "train", path: str | os.PathLike[str] | None = None
     return _from_cache(split) or _from_hub(split)
 
 
+def load_titles(
+    split: str = "train", path: str | os.PathLike[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Read titles and descriptions of a split of AG News, from the CSV files that part them.
+
+    Files of `class,text` rows and parquet files hold a joined text and are passed over, and so are
+    rows whose title or description is empty.
+
+    Args:
+        split: "train" or "test"; as for `load_agnews`.
+        path: a directory or a CSV file; where it is `None`, `KERAS_AGNEWS_DATA` has it.
+
+    Returns:
+        As many titles as descriptions, in the order of the rows.
+
+    Raises:
+        DataError: no path, a file that cannot be read, or none with titles.
+    """
+    if split not in PINS:
+        raise InputError(f"split {split!r} is not one of {', '.join(map(repr, PINS))}")
+    place = path or os.environ.get("KERAS_AGNEWS_DATA")
+    if not place:
+        raise DataError(
+            "titles are read from the original CSV files alone (class,title,description): give "
+            "the directory, or set KERAS_AGNEWS_DATA to it"
+        )
+    root = Path(place).expanduser()
+    if not root.exists():
+        raise DataError(f"{place}: no such file or directory")
+    titles, descriptions = [], []
+    for file in _split_files(root, split) if root.is_dir() else [root]:
+        for parts, _ in () if _is_parquet(file) else _agnews_rows(file):
+            if len(parts) == 2 and parts[0].strip() and parts[1].strip():
+                titles.append(parts[0])
+                descriptions.append(parts[1])
+    if not titles:
+        raise DataError(f"{place}: no file has rows of class,title,description")
+    return titles, descriptions
+
+
 def read_rows(
     path: str | os.PathLike[str],
     *,
@@ -454,6 +494,11 @@ def _digest(file: Path, name: str) -> str:
 
 
 def _read_agnews_csv(file: Path) -> Iterator[tuple[str, int]]:
+    return ((" ".join(parts), label) for parts, label in _agnews_rows(file))
+
+
+def _agnews_rows(file: Path) -> Iterator[tuple[list[str], int]]:
+    """Title and description, or the joined text alone, and the class of each row."""
     width = line = 0
     for line, row in _csv_rows(file):
         width = width or len(row)
@@ -469,7 +514,7 @@ def _read_agnews_csv(file: Path) -> Iterator[tuple[str, int]]:
             raise DataError(
                 f"{file}, line {line}: class {row[0][:40]!r} is not 1, 2, 3 or 4 ({_CSV_SHAPE})"
             )
-        yield " ".join(row[1:]), label
+        yield row[1:], label
     if not width:
         raise DataError(f"{file}, line 1: the file holds no rows")
     with file.open("rb") as stream:

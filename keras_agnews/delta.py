@@ -3,8 +3,9 @@
 Fine-tuning moves a kernel by little, and along few directions. What moved is stored as a
 safetensors file that holds for each variable either `NAME/a` and `NAME/b`, whose product is the
 difference, or `NAME`, the difference itself; a variable that the base lacks, such as the head,
-counts as zero there. Source of the idea: Hu et al. 2021, arXiv:2106.09685; here the directions are
-those of the singular value decomposition of a full fine-tune's difference.
+counts as zero there, and one that has not moved is left out. Source of the idea: Hu et al. 2021,
+arXiv:2106.09685; here the directions are those of the singular value decomposition of a
+fine-tune's difference.
 """
 
 from __future__ import annotations
@@ -26,17 +27,26 @@ def difference(
     Args:
         tuned: every variable of the model, by name.
         base: name and value of those that the base has.
-        rank: columns of `NAME/a`; a kernel that so many do not make smaller is stored whole.
+        rank: columns of `NAME/a` for each kernel in the mean: those with a longer way to the base
+            get more of them, so that of all files of this size it is the nearest. A kernel that
+            so many do not make smaller is stored whole.
 
     Raises: `InputError` where a difference is not finite in float16.
     """
-    tensors, left = {}, dict(tuned)
+    left = dict(tuned)
+    tensors: dict[str, np.ndarray] = {}
+    kernels: dict[str, np.ndarray] = {}
     for name, value in base:
         change = left.pop(name).astype(np.float32) - value
-        if change.ndim == 2 and rank * sum(change.shape) < change.size:
-            tensors[f"{name}/a"], tensors[f"{name}/b"] = _factors(change, rank)
-        else:
-            tensors[name] = change
+        if not change.any():
+            continue  # as `apply` reads it
+        low = change.ndim == 2 and rank * sum(change.shape) < change.size
+        (kernels if low else tensors)[name] = change
+    directions = {name: _directions(change) for name, change in kernels.items()}
+    for name, count in _share_out(kernels, directions, rank).items():
+        tensors[f"{name}/a"], tensors[f"{name}/b"] = _factors(
+            kernels[name], directions[name][1][:, :count]
+        )
     tensors |= left
     with np.errstate(over="ignore"):
         halves = {n: np.ascontiguousarray(v, np.float16) for n, v in tensors.items()}
@@ -91,12 +101,43 @@ def check_file(path: Path, expected: Mapping[str, tuple[int, ...]], whole: Itera
             )
 
 
-def _factors(change: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """`a (m, rank)` and `b (rank, n)`, whose product is nearest to `change`."""
+def _directions(change: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared singular values, largest first, and the singular vectors of the short side."""
     tall = change if change.shape[0] >= change.shape[1] else change.T
-    # The singular vectors of the short side, without decomposing the long one.
-    _, vectors = np.linalg.eigh(tall.T.astype(np.float64) @ tall)
-    right = vectors[:, -rank:]
+    # Without decomposing the long side.
+    squares, vectors = np.linalg.eigh(tall.T.astype(np.float64) @ tall)
+    return squares[::-1], vectors[:, ::-1].astype(np.float32)
+
+
+def _share_out(
+    kernels: Mapping[str, np.ndarray],
+    directions: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    rank: int,
+) -> dict[str, int]:
+    """How many directions of each kernel to keep, as many numbers in all as `rank` of each.
+
+    A direction's worth is what leaving it out would add to the squared distance, for each number
+    that it takes: the greedy choice, from the largest on.
+    """
+    costs = {name: sum(change.shape) for name, change in kernels.items()}
+    left = rank * sum(costs.values())
+    counts = dict.fromkeys(kernels, 0)
+    worth = [
+        (square / costs[name], name)
+        for name, (squares, _) in directions.items()
+        # More would take more than the kernel itself.
+        for square in squares[: (kernels[name].size - 1) // costs[name]].tolist()
+    ]
+    for _, name in sorted(worth, reverse=True):
+        if costs[name] <= left:
+            counts[name] += 1
+            left -= costs[name]
+    return {name: count for name, count in counts.items() if count}
+
+
+def _factors(change: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`a (m, rank)` and `b (rank, n)`, whose product is `change` projected on these directions."""
+    tall = change if change.shape[0] >= change.shape[1] else change.T
     left = tall @ right
     scale = np.sqrt(np.linalg.norm(left, axis=0))  # the same for both, so that float16 holds both
     scale[scale == 0] = 1

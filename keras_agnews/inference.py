@@ -52,17 +52,21 @@ def workers() -> int:
     return 1 if keras.backend.backend() == "torch" else 2
 
 
-def nested_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers of a model and those inside them."""
+def nested_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers of a model, or of a layer, and those inside them."""
     # Keras has no public way to walk the layers inside layers.
     return list(model._flatten_layers(include_self=False))  # noqa: SLF001
 
 
-def compute_in_bfloat16(model: keras.Model) -> None:
-    """Let a classifier compute in bfloat16; its weights and its logits stay float32."""
-    for layer in nested_layers(model):
-        if layer.name != "logits":
-            layer.dtype_policy = "mixed_bfloat16"
+def compute_in_bfloat16(model: keras.Model) -> list[tuple[keras.layers.Layer, Any]]:
+    """Let a classifier compute in bfloat16; its weights and its logits stay float32.
+
+    Returns: the layers that have changed and the dtype policies that they had.
+    """
+    before = [(x, x.dtype_policy) for x in nested_layers(model) if x.name != "logits"]
+    for layer, _ in before:
+        layer.dtype_policy = "mixed_bfloat16"
+    return before
 
 
 def _jax(model: keras.Model) -> Forward:

@@ -1,6 +1,7 @@
-"""Serializable Keras layers of a transformer encoder, under the package name "keras_agnews".
+"""Serializable Keras layers of text encoders, under the package name "keras_agnews".
 
-One block class serves the lesson's small transformer and BERT alike. Shapes: ids are int32
+One block class serves the lesson's small transformer and BERT alike; a GRU with additive attention
+is what they replaced. Shapes: ids are int32
 `(batch, length)` with 0 for padding; a mask is bool `(batch, length)`, true at a token; hidden
 states are float `(batch, length, hidden)`.
 """
@@ -17,7 +18,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_agnews.configs import ACTIVATIONS, BertConfig, TransformerConfig
+from keras_agnews.configs import ACTIVATIONS, BertConfig, GruConfig, TransformerConfig
 from keras_agnews.errors import InputError
 from keras_agnews.graph_tokenizers import graph_tokenizer
 from keras_agnews.tokenizers import WordPieceTokenizer
@@ -58,7 +59,18 @@ class TransformerInitializer(keras.initializers.TruncatedNormal):
         return config
 
 
-def _activation(name: str) -> Any:
+@register(name="RecurrentInitializer")
+class RecurrentInitializer(keras.initializers.Orthogonal):
+    """Orthogonal, so that a state neither fades nor grows; zeros inside `weights_follow()`."""
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        if _weights_follow.get():
+            return ops.zeros(shape, dtype=dtype)
+        return super().__call__(shape, dtype=dtype)
+
+
+def activation_function(name: str) -> Any:
+    """The function of a name in `ACTIVATIONS`."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation is {name!r}, not one of {', '.join(ACTIVATIONS)}")
     if name == "gelu_tanh":
@@ -78,9 +90,10 @@ class _Layer(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **dict(self._arguments)}
 
-    def _dense(self, units: int, name: str) -> keras.layers.Dense:
+    def _dense(self, units: int, name: str, use_bias: bool = True) -> keras.layers.Dense:
         return keras.layers.Dense(
             units,
+            use_bias=use_bias,
             kernel_initializer=TransformerInitializer(self.initializer_range),
             dtype=self.dtype_policy,
             name=name,
@@ -321,7 +334,7 @@ class TransformerBlock(_Layer):
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         super().__init__(arguments, **kwargs)
-        self._activate = _activation(activation)
+        self._activate = activation_function(activation)
         self.attention = SelfAttention(
             hidden_size,
             heads,
@@ -570,6 +583,232 @@ class BertEncoder(TransformerEncoder):
 
     def get_config(self) -> dict[str, Any]:
         return {**keras.layers.Layer.get_config(self), "config": self.architecture.to_dict()}
+
+
+@register()
+class AdditiveAttention(_Layer):
+    """Additive attention: a small network scores how well each state answers a query.
+
+    The score of state h for query q is v·tanh(W q + U h + b), and the weights of the states are
+    the softmax of their scores. Without a query it is a pooling: v is then the learned query, of
+    which W q would be a constant part of b (Yang et al. 2016, "Hierarchical attention networks for
+    document classification"). `keras.layers.AdditiveAttention` has neither W nor U nor b.
+
+    Source: Bahdanau et al. 2015, arXiv:1409.0473, appendix A.1.2.
+
+    Args:
+        units: width of the hidden layer, the size of v.
+        use_bias: whether there is a b; the paper's formula has none.
+        initializer_range: standard deviation of the initial weights.
+
+    Call arguments:
+        states: float `(batch, length, width)`.
+        query: float `(batch, queries, query_width)`, optional.
+        mask: bool `(batch, length)`, true at states that may be attended to; optional: the mask
+            that Keras has attached to the states, else all of them.
+        return_weights: whether to return the weights too.
+
+    Returns: float `(batch, queries, width)`, for each query the weighted mean of the states, zeros
+    where none may be attended to; and the weights, float32 `(batch, queries, length)`, whose rows
+    sum to 1. Without a query there is no axis of queries in either.
+
+    Example:
+
+    ```python
+    attention = AdditiveAttention(64)
+    context, weights = attention(encoded, query=decoded, mask=mask, return_weights=True)
+    pooled = AdditiveAttention(64)(encoded, mask=mask)
+    ```
+    """
+
+    def __init__(
+        self, units: int, use_bias: bool = True, initializer_range: float = 0.1, **kwargs: Any
+    ) -> None:
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
+        super().__init__(arguments, **kwargs)
+        self.supports_masking = True  # it obeys a mask, and passes none on
+        self.states_projection = self._dense(units, "states", use_bias=use_bias)
+        self.query_projection: keras.layers.Dense | None = None
+
+    def build(self, states_shape: Any, query_shape: Any = None) -> None:
+        self.states_projection.build(states_shape)
+        if query_shape is not None:
+            self.query_projection = self._dense(self.units, "query", use_bias=False)
+            self.query_projection.build(query_shape)
+        self.score = self.add_weight(
+            shape=(self.units,),
+            initializer=TransformerInitializer(self.initializer_range),
+            name="score",
+        )
+
+    def call(
+        self, states: Any, query: Any = None, mask: Any = None, return_weights: bool = False
+    ) -> Any:
+        if (query is None) != (self.query_projection is None):
+            raise ValueError(
+                f"{self.name} was built with{'out' if query is not None else ''} a query, which "
+                f"is now {'given' if query is not None else 'missing'}"
+            )
+        if mask is None:
+            mask = getattr(states, "_keras_mask", None)
+        hidden = ops.expand_dims(self.states_projection(states), 1)
+        if self.query_projection is not None:
+            hidden = hidden + ops.expand_dims(self.query_projection(query), 2)
+        scores = ops.sum(ops.tanh(hidden) * ops.cast(self.score, hidden.dtype), axis=-1)
+        scores = ops.cast(scores, self._weights_dtype)
+        if mask is not None:
+            mask = ops.expand_dims(ops.cast(mask, "bool"), 1)
+            scores = ops.where(mask, scores, -1e9)
+        weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
+        if mask is not None:
+            weights = weights * ops.cast(mask, weights.dtype)
+        # The sum is at least 1, or 0 where there is nothing to attend to.
+        weights = weights / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1)
+        context = ops.matmul(ops.cast(weights, states.dtype), states)
+        if query is None:
+            context, weights = context[:, 0], weights[:, 0]
+        return (context, weights) if return_weights else context
+
+    @property
+    def _weights_dtype(self) -> str:
+        return str(keras.backend.result_type(self.compute_dtype, "float32"))
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+        """None: what it returns has no position that could be padding."""
+
+    def compute_output_spec(
+        self, states: Any, query: Any = None, mask: Any = None, return_weights: bool = False
+    ) -> Any:
+        leading = (states.shape[0],) if query is None else tuple(query.shape[:2])
+        context = keras.KerasTensor((*leading, states.shape[2]), dtype=self.compute_dtype)
+        weights = keras.KerasTensor((*leading, states.shape[1]), dtype=self._weights_dtype)
+        return (context, weights) if return_weights else context
+
+
+@register()
+class GruEncoder(_Layer):
+    """Token ids to the states of a bidirectional GRU, and these to one by additive attention.
+
+    Sources: as `configs.GruConfig`, whose names the arguments have.
+
+    Args:
+        vocabulary_size: rows of the token embedding.
+        embedding_size: width of the token embedding.
+        hidden_size: width of a state, half of it for each direction.
+        layers: bidirectional GRUs, one upon the other.
+        attention_size: width of the attention's hidden layer.
+        dropout: after the embedding and between the layers, in training.
+        initializer_range: standard deviation of the initial weights but the recurrent ones.
+
+    Call argument: a dict, as of `TransformerEncoder`; `input_type_ids` are not looked at.
+
+    Returns: a dict of
+        sequence_output: float `(batch, length, hidden_size)`, the states of the last layer;
+        encoder_outputs: list of the states of every layer;
+        default: float `(batch, hidden_size)`, the mean of the states as attention weighs them,
+            zeros for a text without tokens;
+        attention_weights: float32 `(batch, length)`, the weights.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        attention_size: int,
+        layers: int = 1,
+        dropout: float = 0.0,
+        initializer_range: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
+        arguments["num_layers"] = arguments.pop("layers")
+        super().__init__(arguments, **kwargs)
+        initializer = TransformerInitializer(initializer_range)
+        self.embedding = keras.layers.Embedding(
+            vocabulary_size,
+            embedding_size,
+            embeddings_initializer=initializer,
+            dtype=self.dtype_policy,
+            name="embedding",
+        )
+        self.gru_layers = [
+            keras.layers.Bidirectional(
+                keras.layers.GRU(
+                    hidden_size // 2,
+                    kernel_initializer=initializer,
+                    recurrent_initializer=RecurrentInitializer(),
+                    return_sequences=True,
+                    use_cudnn=False,  # one computation everywhere, and one that XLA compiles
+                    dtype=self.dtype_policy,
+                    name="gru",
+                ),
+                dtype=self.dtype_policy,
+                name=f"gru_{i}",
+            )
+            for i in range(layers)
+        ]
+        self.dropout_layers = [Dropout(dropout, dtype=self.dtype_policy) for _ in range(layers)]
+        self.attention = AdditiveAttention(
+            attention_size,
+            initializer_range=initializer_range,
+            dtype=self.dtype_policy,
+            name="attention",
+        )
+
+    @classmethod
+    def arguments(cls, config: GruConfig) -> dict[str, Any]:
+        """The constructor's arguments that a config has."""
+        names = inspect.signature(GruEncoder).parameters
+        return {name: getattr(config, name) for name in names if name != "kwargs"}
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config["layers"] = config.pop("num_layers")
+        return config
+
+    def build(self, input_shape: Any) -> None:
+        ids = input_shape["input_word_ids"] if isinstance(input_shape, dict) else input_shape
+        self.embedding.build(ids)
+        hidden = (*ids, self.embedding_size)
+        for dropout, gru in zip(self.dropout_layers, self.gru_layers, strict=True):
+            dropout.build(hidden)
+            gru.build(hidden)
+            hidden = (*ids, self.hidden_size)
+        self.attention.build(hidden)
+
+    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        ids = ops.cast(inputs["input_word_ids"], "int32")
+        mask = inputs.get("input_mask")
+        mask = ops.not_equal(ids, 0) if mask is None else ops.cast(mask, "bool")
+        hidden = self.embedding(ids)
+        outputs = []
+        for dropout, gru in zip(self.dropout_layers, self.gru_layers, strict=True):
+            # A GRU keeps its state where the mask is false: the one that reads from the end begins
+            # at the last token.
+            hidden = gru(dropout(hidden, training=training), mask=mask, training=training)
+            outputs.append(hidden)
+        pooled, weights = self.attention(hidden, mask=mask, return_weights=True)
+        return {
+            "sequence_output": hidden,
+            "encoder_outputs": outputs,
+            "default": pooled,
+            "attention_weights": weights,
+        }
+
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        batch, length = inputs["input_word_ids"].shape
+        hidden = [
+            keras.KerasTensor((batch, length, self.hidden_size), dtype=self.compute_dtype)
+            for _ in self.gru_layers
+        ]
+        pooled, weights = self.attention.compute_output_spec(hidden[-1], return_weights=True)
+        return {
+            "sequence_output": hidden[-1],
+            "encoder_outputs": hidden,
+            "default": pooled,
+            "attention_weights": weights,
+        }
 
 
 @register()

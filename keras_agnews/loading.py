@@ -238,9 +238,12 @@ def _adopt(target: Bundle, origin: Bundle) -> Bundle:
             raise BundleError(
                 f"{origin.name} does not fit {target.name}: config.{field} is {its}, not {mine}"
             )
-    config = dataclasses.replace(
-        target.config, activation=origin.config.activation, epsilon=origin.config.epsilon
-    )
+    trained_with = {
+        field: getattr(origin.config, field)
+        for field in ("activation", "epsilon")
+        if hasattr(target.config, field)
+    }
+    config = dataclasses.replace(target.config, **trained_with)
     return dataclasses.replace(
         target,
         config=config,

@@ -9,6 +9,8 @@ import numpy as np
 
 from keras_agnews.errors import InputError
 
+_TEMPERATURES = (0.05, 20.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -67,26 +69,87 @@ def scores(labels: Any, predicted: Any, classes: int) -> Scores:
     )
 
 
-def calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
-    """How far a classifier's scores are from what they claim: the expected calibration error.
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How often answers are right, by how sure they are: bins of equal width over 0 to 1.
 
-    The answers are put by their score into bins of equal width; the error is the mean, weighted by
-    the answers in a bin, of the distance between their mean score and their accuracy (Guo et al.
-    2017, arXiv:1706.04599).
+    Attributes:
+        edges: float64 `(bins + 1,)`; a bin has its upper edge and not its lower one.
+        count: int64 `(bins,)`, answers whose score is in the bin.
+        confidence: float64 `(bins,)`, their mean score; 0 where there are none.
+        accuracy: float64 `(bins,)`, the fraction of them that is right; 0 where there are none.
+    """
+
+    edges: np.ndarray
+    count: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean gap of confidence and accuracy over the answers."""
+        gaps = np.abs(self.confidence - self.accuracy)
+        return float(gaps @ self.count / self.count.sum())
+
+
+def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
+    """The reliability diagram of Guo et al. 2017, arXiv:1706.04599, of the best class of each row.
 
     Args:
-        probabilities: float `(n, classes)`; rows sum to 1.
+        probabilities: float `(n, classes)`, each row with a sum of 1.
         labels: int `(n,)`, the true classes.
-        bins: how many; a score on a border is in the lower one.
+        bins: their number.
 
-    Returns: a fraction in 0 to 1.
+    Raises: `InputError` for no rows, lengths that differ or a number that is not in 0 to 1.
     """
     values, true = _paired(probabilities, labels)
+    if values.min() < 0 or values.max() > 1 + 1e-6:
+        raise InputError("probabilities must be from 0 to 1: pass predict(...), not logits")
     score = values.max(axis=1)
     right = values.argmax(axis=1) == true
     place = np.clip(np.ceil(score * bins).astype(int) - 1, 0, bins - 1)
-    surplus = np.bincount(place, score - right, bins)
-    return float(np.abs(surplus).sum() / len(true))
+    count = np.bincount(place, minlength=bins)
+    confidence = np.bincount(place, score, minlength=bins)
+    accuracy = np.bincount(place, right, minlength=bins)
+    return Reliability(
+        edges=np.linspace(0, 1, bins + 1),
+        count=count,
+        confidence=_fraction(confidence, count),
+        accuracy=_fraction(accuracy, count),
+    )
+
+
+def calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
+    """Expected calibration error, 0 to 1: `reliability(...).error`."""
+    return reliability(probabilities, labels, bins).error
+
+
+def fit_temperature(logits: Any, labels: Any) -> float:
+    """The temperature by which to divide logits so that the scores are likeliest.
+
+    It minimizes the mean cross-entropy (Guo et al. 2017), which is convex in the temperature's
+    inverse: where its derivative is 0 is found by halving.
+
+    Args:
+        logits: float `(n, classes)`.
+        labels: int `(n,)`, the true classes.
+
+    Returns: a number in 0.05 to 20, a border where the best lies beyond it.
+    """
+    values, true = _paired(logits, labels)
+    values = values - values.max(axis=1, keepdims=True)
+    own = values[np.arange(len(true)), true]
+
+    def slope(inverse: float) -> float:
+        weights = np.exp(inverse * values)
+        mean = (weights * values).sum(axis=1) / weights.sum(axis=1)
+        return float((mean - own).mean())
+
+    low, high = 1 / _TEMPERATURES[1], 1 / _TEMPERATURES[0]
+    for _ in range(60):
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return float(1 / np.sqrt(low * high))
 
 
 def _paired(values: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:

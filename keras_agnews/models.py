@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_agnews.configs import TransformerConfig
-from keras_agnews.layers import TransformerEncoder, TransformerInitializer
+from keras_agnews.configs import GruConfig, TransformerConfig
+from keras_agnews.layers import GruEncoder, TransformerEncoder, TransformerInitializer
 
 
 def transformer(config: TransformerConfig, classes: int) -> keras.Model:
@@ -48,6 +48,29 @@ def transformer(config: TransformerConfig, classes: int) -> keras.Model:
     # Float32 under a mixed-precision policy too: a loss wants its logits whole.
     logits = dense(classes, "logits", dtype="float32")(hidden)
     return keras.Model(inputs, logits, name=config.builder)
+
+
+def gru(config: GruConfig, classes: int) -> keras.Model:
+    """A bidirectional GRU, additive attention over its states, and a classification head.
+
+    Args:
+        config: the architecture.
+        classes: number of labels.
+
+    Returns:
+        A model from a dict of `input_word_ids` int32 `(batch, length)` to logits, float32
+        `(batch, classes)`. Its encoder is the layer named `"encoder"`.
+    """
+    inputs = {"input_word_ids": keras.Input((None,), dtype="int32", name="input_word_ids")}
+    encoder = GruEncoder(**GruEncoder.arguments(config), name="encoder")
+    hidden = encoder(inputs)["default"]
+    hidden = keras.layers.Dropout(config.head_dropout, name="head_dropout")(hidden)
+    initializer = TransformerInitializer(config.initializer_range)
+    # Float32 under a mixed-precision policy too: a loss wants its logits whole.
+    dense = keras.layers.Dense(
+        classes, kernel_initializer=initializer, dtype="float32", name="logits"
+    )
+    return keras.Model(inputs, dense(hidden), name=config.builder)
 
 
 def initial_value(config: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:

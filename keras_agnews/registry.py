@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_agnews.configs import BertConfig, TransformerConfig
+from keras_agnews.configs import BertConfig, GruConfig, TransformerConfig
 from keras_agnews.errors import BundleError, InputError, NotFoundError
 
 ENTRY_POINTS = "keras_agnews.models"
@@ -47,6 +47,7 @@ class Builder:
 _builders: dict[str, Builder] = {
     "transformer": Builder(TransformerConfig, "keras_agnews.models:transformer"),
     "bert": Builder(BertConfig, "keras_agnews.models:transformer"),
+    "gru": Builder(GruConfig, "keras_agnews.models:gru"),
 }
 _directories: dict[str, Path] = {}
 _plugins_loaded = False

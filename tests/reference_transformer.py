@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import reference_gru
 
 GOLDEN = Path(__file__).parent / "golden"
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -24,7 +25,26 @@ _ACTIVATIONS = {
 
 def logits(config: Any, weights: Mapping[str, np.ndarray], ids: list[int]) -> np.ndarray:
     """Logits `(classes,)` of one text, unpadded: there is nothing to mask."""
+    if config.builder == "gru":
+        return reference_gru.logits(config, weights, ids)
+    return forward(config, weights, embeddings(config, weights, ids))[0]
+
+
+def embeddings(config: Any, weights: Mapping[str, np.ndarray], ids: list[int]) -> np.ndarray:
+    """Summed embeddings of one text, not yet normalized, `(length, hidden)`."""
+    hidden = np.asarray(weights["encoder/embedding/tokens/embeddings"], np.float64)[ids]
+    hidden = hidden + weights["encoder/embedding/positions"][: len(ids)]
+    if config.type_vocabulary_size:
+        hidden = hidden + weights["encoder/embedding/types"][0]
+    return hidden
+
+
+def forward(
+    config: Any, weights: Mapping[str, np.ndarray], hidden: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `(classes,)` and attention weights `(layers, heads, length, length)` of embeddings."""
     w = {name: np.asarray(value, np.float64) for name, value in weights.items()}
+    attention = []
 
     def dense(name: str, x: np.ndarray) -> np.ndarray:
         return x @ w[f"{name}/kernel"] + w[f"{name}/bias"]
@@ -34,10 +54,6 @@ def logits(config: Any, weights: Mapping[str, np.ndarray], ids: list[int]) -> np
         x = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + config.epsilon)
         return x * w[f"{name}/gamma"] + w[f"{name}/beta"]
 
-    hidden = w["encoder/embedding/tokens/embeddings"][ids]
-    hidden = hidden + w["encoder/embedding/positions"][: len(ids)]
-    if config.type_vocabulary_size:
-        hidden = hidden + w["encoder/embedding/types"][0]
     if config.embedding_norm:
         hidden = norm("encoder/embedding/norm", hidden)
     for i in range(config.layers):
@@ -48,8 +64,9 @@ def logits(config: Any, weights: Mapping[str, np.ndarray], ids: list[int]) -> np
         )
         scores = query @ key.transpose(0, 2, 1) / math.sqrt(query.shape[-1])
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        context = scores / scores.sum(axis=-1, keepdims=True) @ value
-        context = np.concatenate(list(context), axis=-1)
+        scores = scores / scores.sum(axis=-1, keepdims=True)
+        attention.append(scores)
+        context = np.concatenate(list(scores @ value), axis=-1)
         attended = hidden + dense(f"{block}/attention/output", context)
         hidden = norm(f"{block}/attention_norm", attended)
         inner = _ACTIVATIONS[config.activation](dense(f"{block}/feed_forward", hidden))
@@ -60,7 +77,7 @@ def logits(config: Any, weights: Mapping[str, np.ndarray], ids: list[int]) -> np
         pooled = np.tanh(dense("encoder/pooler", pooled))
     if config.head_size:
         pooled = np.maximum(dense("head_hidden", pooled), 0)
-    return dense("logits", pooled)
+    return dense("logits", pooled), np.array(attention)
 
 
 def write_golden(name: str, texts: list[str]) -> None:
@@ -81,4 +98,5 @@ def write_golden(name: str, texts: list[str]) -> None:
 if __name__ == "__main__":
     from conftest import HARD_TEXTS, SENTENCES
 
-    write_golden("tiny-transformer", [text for text, _ in SENTENCES] + HARD_TEXTS)
+    for shipped in ("tiny-transformer", "gru-attention"):
+        write_golden(shipped, [text for text, _ in SENTENCES] + HARD_TEXTS)

@@ -375,6 +375,7 @@ def test_ctrl_c_keeps_the_rows_so_far(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.backend
+@pytest.mark.once
 def test_a_real_run(tmp_path: Path) -> None:
     backend = keras_agnews_backend()
     agnews = write_agnews(tmp_path / "agnews")
@@ -444,6 +445,7 @@ def small_bert(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Pat
 
 
 @pytest.mark.backend
+@pytest.mark.once
 @pytest.mark.parametrize(("module", "options", "tolerance"), ANSWERING)
 def test_a_peer_answers_as_we_do(
     small_bert: tuple[Any, Path], module: str, options: dict[str, Any], tolerance: float
@@ -467,6 +469,7 @@ def test_a_peer_answers_as_we_do(
 
 @needs(*HUGGING_FACE)
 @pytest.mark.backend
+@pytest.mark.once
 def test_the_loop_in_pytorch_learns(small_bert: tuple[Any, Path]) -> None:
     from benchmarks.peers import transformers_training
 
@@ -528,6 +531,7 @@ def test_a_classic_learns_by_heart(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_accuracy_of_an_entry(tmp_path: Path) -> None:
     from keras_agnews import data
 

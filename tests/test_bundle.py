@@ -770,7 +770,7 @@ for version in itertools.count(int(sys.argv[3])):
 def test_a_reader_beside_a_writer_that_is_killed_sees_whole_models(directory: Path) -> None:
     """Reading at any moment gives one version, or says that the files changed meanwhile."""
     last, versions, rng = 0, set(), np.random.default_rng(0)
-    for _ in range(15):
+    for _ in range(6):
         code = [sys.executable, "-c", WRITER, str(directory), str(Path(__file__).parent)]
         writer = subprocess.Popen([*code, str(last + 1)])
         end = time.monotonic() + 1.5 + rng.uniform(0, 0.5)

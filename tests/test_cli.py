@@ -329,6 +329,7 @@ def test_classify_answers_as_the_library_does(model, invoke):
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_hard_texts_are_one_line_each(model, invoke):
     texts = ("two\nlines", "\x1b[31mred", "a\udcffb", "nul\0", "é 漢字", "the " * 17, "the " * 16)
     lines = invoke("classify", "--model", model, "--format", "jsonl", *texts).stdout.split("\n")
@@ -342,6 +343,7 @@ def test_hard_texts_are_one_line_each(model, invoke):
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_top_labels_are_the_best(model, invoke):
     arguments = ("classify", TEXTS[0], "--model", model, "--format", "jsonl")
     whole = json.loads(invoke(*arguments).stdout)["scores"]
@@ -350,6 +352,7 @@ def test_top_labels_are_the_best(model, invoke):
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_a_slow_stream_is_answered_line_by_line(model):
     process = start("classify", "--model", model, "--format", "jsonl", "-")
     watchdog = threading.Timer(120, process.kill)
@@ -421,6 +424,7 @@ def test_a_long_stream_takes_constant_memory(model):
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
     import keras_agnews
 
@@ -435,12 +439,15 @@ def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
         writer.writerow(["body", "topic"])
         writer.writerows(zip(texts, truth, strict=True))
     arguments = ("evaluate", model, "--data", path, "--text-column", "body")
-    result = invoke(*arguments, "--label-column", "topic", "--format", "json")
+    report = tmp_path / "report.html"
+    options = ("--label-column", "topic", "--format", "json", "--report", report)
+    result = invoke(*arguments, *options)
     assert result.stderr == ""
     values = json.loads(result.stdout)
     assert values["rows"] == 63
     assert values["accuracy"] == pytest.approx(42 / 63)
     assert values["documents_per_second"] > 0
+    assert 0 < values["calibration_error"] < 1
     for i, label in enumerate(LABELS):
         for j, other in enumerate(LABELS):
             pairs = list(zip(truth, answers, strict=True)).count((label, other))
@@ -448,8 +455,13 @@ def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
         assert values["per_class"][label]["rows"] == truth.count(label)
     assert values["truncated"] == sum(len(text.split()) > 16 for text in texts)
 
+    page = report.read_text(encoding="utf-8")
+    assert f"{path.name}: 63 texts" in page
+    assert "66.67\N{NO-BREAK SPACE}%" in page
+
     shown = invoke(*arguments, "--label-column", "topic").stdout
     assert "66.67%" in shown
+    assert f"{values['calibration_error']:.2%}, expected" in shown
     assert all(label in shown for label in LABELS)
 
     path.write_text("text,label\nOil prices,Weather\n", encoding="utf-8")
@@ -492,6 +504,43 @@ def test_train_on_rows_of_ones_own(model, invoke, tmp_path):
     assert re.fullmatch(r"Error: --output .* is not empty: --resume goes on .*\n", errors)
 
 
+@pytest.mark.backend
+def test_the_shipped_recipe_makes_the_model_again(model, invoke, tmp_path):
+    from safetensors.numpy import load_file
+
+    def train(start, output, *options, code=0):
+        arguments = ("train", start, "--data", tmp_path / "rows.csv", "--output", tmp_path / output)
+        return invoke(*arguments, *options, code=code)
+
+    rows = [f"{text} {word},{LABELS[i % 4]}" for i, text in enumerate(TEXTS) for word in WORDS[:6]]
+    rows = [row.replace(",", " ", row.count(",") - 1) for row in rows]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    own = ("--epochs", 2, "--batch-size", 8, "--learning-rate", 0.01, "--seed", 3)
+    own += ("--weights", "none", "--dtype", "float16", "--validation-fraction", 0.2)
+    own += ("--teacher", model, "--teacher-weight", 0.5, "--crops", 1, "--word-dropout", 0.1)
+    train(model, "first", *own)
+    first = tmp_path / "first"
+    record = bundle.read(first).recipe
+    assert (record["start"], record["dtype"], record["teacher"]) == ("none", "float16", "scratch")
+    again = ("--recipe", "shipped", "--teacher", model)
+    train(first, "second", *again)
+    one, other = (load_file(tmp_path / run / "model.safetensors") for run in ("first", "second"))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name])
+    assert bundle.read(tmp_path / "second").recipe == record
+    assert bundle.read(tmp_path / "second").temperature == bundle.read(first).temperature
+
+    for option, value in (("--epochs", 3), ("--dtype", "float32"), ("--weights", "pretrained")):
+        errors = train(first, "third", *again, option, value, code=1).stderr
+        assert re.fullmatch(f"Error: {option} {value} contradicts --recipe shipped: .*\n", errors)
+    errors = train(first, "third", "--recipe", "shipped", "--teacher", "tiny-transformer", code=1)
+    assert "--teacher tiny-transformer contradicts" in errors.stderr
+    errors = train(model, "third", "--recipe", "shipped", code=1).stderr
+    assert "scratch was not trained by this package" in errors
+    assert not (tmp_path / "third").exists()
+
+
 def test_train_names_what_is_wrong_before_it_starts(model, invoke, tmp_path):
     (tmp_path / "file").write_text("")
     errors = invoke("train", model, "--output", tmp_path / "file", code=1).stderr
@@ -501,3 +550,30 @@ def test_train_names_what_is_wrong_before_it_starts(model, invoke, tmp_path):
     ).stderr
     assert "none.csv" in errors
     assert not (tmp_path / "new").exists()
+
+
+# Explaining.
+
+
+@pytest.mark.backend
+def test_explain_writes_a_page(model, invoke, tmp_path):
+    import keras_agnews
+
+    page = tmp_path / "page.html"
+    text = "Oil <script>prices</script> and bank shares"
+    clf = keras_agnews.load(model)
+    answer = clf.classify(text)
+    other = next(label for label in LABELS if label != answer.label)
+    result = invoke("explain", model, text, "-o", page, "--label", other)
+    assert dict(re.split("  +", line) for line in result.stdout.splitlines()) == {
+        "label": answer.label,
+        "score": f"{answer.score:.3f}",
+        "page": str(page),
+    }
+    expected = keras_agnews.attention(clf, text, label=other)
+    written = page.read_text(encoding="utf-8")
+    (data,) = re.findall(r'id="data">(.*?)</script>', written)
+    assert json.loads(data)["tokens"] == list(expected.tokens)
+    assert json.loads(data)["attribution"] == pytest.approx(expected.attribution, abs=1e-3)
+    assert f"What speaks for {other}" in written
+    assert "no directory" in invoke("explain", model, "", "-o", tmp_path / "a/b", code=1).stderr

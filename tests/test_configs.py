@@ -12,13 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_agnews.configs import ACTIVATIONS, POOLINGS, BertConfig, TransformerConfig
+from keras_agnews.configs import (
+    ACTIVATIONS,
+    POOLINGS,
+    BertConfig,
+    Config,
+    GruConfig,
+    TransformerConfig,
+)
 from keras_agnews.errors import BundleError
 
-CONFIGS = (TransformerConfig, BertConfig)
+TRANSFORMERS = (TransformerConfig, BertConfig)
 
 
-def count(config: TransformerConfig, *parts: str) -> int:
+def count(config: Config, *parts: str) -> int:
     """Parameters of the variables whose names begin so, with four labels."""
     shapes = config.variables(4)
     return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(parts))
@@ -44,9 +51,13 @@ def count(config: TransformerConfig, *parts: str) -> int:
         (BertConfig.base(), ("logits/",), 3_076),
         (BertConfig.base(), ("",), 109_485_316),
         (BertConfig.large(), ("encoder/",), 335_141_888),
+        (GruConfig(), ("encoder/embedding/",), 1_280_000),
+        (GruConfig(), ("encoder/gru_0/",), 49_920),
+        (GruConfig(), ("encoder/attention/",), 8_320),
+        (GruConfig(), ("",), 1_338_756),
     ],
 )
-def test_parameters(config: TransformerConfig, parts: tuple[str, ...], expected: int) -> None:
+def test_parameters(config: Config, parts: tuple[str, ...], expected: int) -> None:
     assert count(config, *parts) == expected
     if parts == ("",):
         assert config.parameters(4) == expected
@@ -95,11 +106,29 @@ BAD: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{n}={str(v)[:12]}" for n, v in BAD])
-def test_a_bad_value_is_refused_by_name(
-    kind: type[TransformerConfig], name: str, value: Any
-) -> None:
+BAD_GRU: list[tuple[str, Any]] = [
+    ("embedding_size", 0),
+    ("embedding_size", "64"),
+    ("attention_size", 0),
+    ("attention_size", 10**12),
+    ("hidden_size", 127),
+    ("hidden_size", 0),
+    ("layers", 0),
+    ("dropout", 1.0),
+    ("heads", 2),  # of a transformer
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        pytest.param(kind, name, value, id=f"{kind.builder}-{name}={str(value)[:12]}")
+        for kinds, values in ((TRANSFORMERS, BAD), ((GruConfig,), BAD_GRU))
+        for kind in kinds
+        for name, value in values
+    ],
+)
+def test_a_bad_value_is_refused_by_name(kind: type[Config], name: str, value: Any) -> None:
     good = kind().to_dict()
     assert kind.from_dict(good) == kind()
     with pytest.raises(BundleError, match=rf"config\.{name}\b"):
@@ -162,12 +191,18 @@ def configs(draw: st.DrawFn) -> TransformerConfig:
         values["pooling"] = "first"
     if draw(st.booleans()):
         values |= {"key_size": None, "hidden_size": values["heads"] * values["key_size"]}
-    return draw(st.sampled_from(CONFIGS))(**values)
+    return draw(st.sampled_from(TRANSFORMERS))(**values)
+
+
+GRU_FIELDS = {name: FIELDS[name] for name in ("vocabulary_size", "layers", "initializer_range")}
+GRU_FIELDS |= {"embedding_size": SIZES, "attention_size": SIZES, "dropout": RATES}
+GRU_FIELDS |= {"hidden_size": SIZES.map(lambda half: 2 * half), "head_dropout": RATES}
+grus = st.builds(GruConfig, **GRU_FIELDS)
 
 
 @settings(max_examples=200)
-@given(configs())
-def test_a_config_survives_json(config: TransformerConfig) -> None:
+@given(configs() | grus)
+def test_a_config_survives_json(config: Config) -> None:
     again = type(config).from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert hash(again) == hash(config)
@@ -190,3 +225,16 @@ def test_parameters_are_those_of_the_papers_formula(config: TransformerConfig, l
     head = (config.head_size or width) * labels + labels
     head += (width + 1) * config.head_size
     assert config.parameters(labels) == encoder + head
+
+
+@settings(max_examples=50)
+@given(grus, st.integers(1, 9))
+def test_parameters_of_a_gru_are_those_of_its_gates(config: GruConfig, labels: int) -> None:
+    """Three gates a direction, each with two products and two biases."""
+    units, width = config.hidden_size // 2, config.embedding_size
+    expected = config.vocabulary_size * width
+    for _ in range(config.layers):
+        expected += 2 * 3 * (width * units + units * units + 2 * units)
+        width = 2 * units
+    expected += width * config.attention_size + 2 * config.attention_size
+    assert config.parameters(labels) == expected + (width + 1) * labels

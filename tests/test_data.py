@@ -310,6 +310,29 @@ def test_a_path_comes_before_the_environment(
     assert data.load_agnews("test", written("1,here\n")).texts == ["here"]
 
 
+def test_titles_come_from_the_files_that_part_them(
+    written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(
+        b'1,"Quiet night","Nothing, at all"\n2, ,no title\n3,no description,\n4,Late,News\n',
+        "train.csv",
+    )
+    written(b"1,joined text\n", "train_extra.csv")
+    expected = (["Quiet night", "Late"], ["Nothing, at all", "News"])
+    assert data.load_titles("train", file.parent) == expected
+    monkeypatch.setenv("KERAS_AGNEWS_DATA", str(file))
+    assert data.load_titles("train") == expected
+    with pytest.raises(DataError, match="no file has rows of class,title,description"):
+        data.load_titles("train", file.with_name("train_extra.csv"))
+    with pytest.raises(DataError, match="nowhere: no such file"):
+        data.load_titles("train", file.parent / "nowhere")
+    with pytest.raises(InputError, match="'dev' is not one of"):
+        data.load_titles("dev", file)
+    monkeypatch.delenv("KERAS_AGNEWS_DATA")
+    with pytest.raises(DataError, match="set KERAS_AGNEWS_DATA"):
+        data.load_titles("train")
+
+
 def test_the_cache_is_where_it_is_said_to_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,27 @@ def test_factors_are_the_nearest_of_their_rank() -> None:
         np.testing.assert_allclose(product, nearest, atol=5e-3)
 
 
+def test_the_kernel_that_moved_more_gets_more_directions() -> None:
+    rng = np.random.default_rng(1)
+    shape, scales = (60, 40), {"still": 0.01, "moved": 1.0, "narrow": 5.0}
+    tuned = {n: (s * rng.normal(size=shape)).astype(np.float32) for n, s in scales.items()}
+    tuned["narrow"][:, 1:] = 0  # of rank 1
+    base = [(name, np.zeros(shape, np.float32)) for name in tuned]
+    tensors = delta.difference(tuned, base, 4)
+    ranks = {n: tensors[f"{n}/a"].shape[1] for n in tuned if f"{n}/a" in tensors}
+    assert ranks == {"moved": 11, "narrow": 1}
+    assert sum(t.size for t in tensors.values()) == 3 * 4 * sum(shape)
+    # What is left out is the least that as many directions can leave out.
+    squares = np.sort(
+        np.concatenate([np.linalg.svd(t.astype(np.float64))[1] ** 2 for t in tuned.values()])
+    )
+    left = sum(
+        np.square(t - (tensors[f"{n}/a"].astype(float) @ tensors[f"{n}/b"] if n in ranks else 0))
+        for n, t in tuned.items()
+    )
+    assert left.sum() == pytest.approx(squares[:-12].sum(), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "fault"),
     [
@@ -124,6 +145,7 @@ def model(tmp_path: Path) -> tuple[Any, Path, Path]:
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_load_applies_the_difference_to_the_base(model: tuple[Any, Path, Path]) -> None:
     classifier, base, target = model
     loaded = keras_agnews.load(target, base=base)
@@ -138,6 +160,7 @@ def test_load_applies_the_difference_to_the_base(model: tuple[Any, Path, Path]) 
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_the_base_alone_has_none_of_the_change(model: tuple[Any, Path, Path]) -> None:
     _, base, target = model
     loaded = keras_agnews.load(target, weights="pretrained", base=base)
@@ -151,6 +174,7 @@ def test_the_base_alone_has_none_of_the_change(model: tuple[Any, Path, Path]) ->
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_another_base_or_a_damaged_difference_is_refused(model: tuple[Any, Path, Path]) -> None:
     _, base, target = model
     weights = bundle.read(target).weights
@@ -184,6 +208,7 @@ def test_a_pin_without_its_sums_is_refused() -> None:
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_a_run_ends_with_the_model_that_it_stored(
     model: tuple[Any, Path, Path], tmp_path: Path
 ) -> None:
@@ -211,3 +236,89 @@ def test_a_run_ends_with_the_model_that_it_stored(
     # Resumed with another rank, the finished run is only stored anew.
     keras_agnews.finetune(classifier, rows, rows, delta_rank=2, resume=True, **options)
     np.testing.assert_allclose(classifier.predict(TEXTS), after, atol=0.05)
+
+
+@pytest.mark.backend
+def test_low_rank_updates_are_all_that_training_changes(
+    model: tuple[Any, Path, Path], tmp_path: Path
+) -> None:
+    import keras
+
+    _, base, target = model
+    rows = (TEXTS * 6, [0, 1, 2] * 6)
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 6, "learning_rate": 1e-2, "seed": 5}
+    options |= {"recipe": "lora", "delta_rank": 2, "base": base}
+    classifier = keras_agnews.load(target, weights="pretrained", base=base)
+
+    def values() -> dict[str, np.ndarray]:
+        return {
+            v.path: keras.ops.convert_to_numpy(v.value).copy() for v in classifier.model.weights
+        }
+
+    before = values()
+    result = keras_agnews.finetune(classifier, rows, rows, output=tmp_path / "run", **options)
+    assert result["history"][-1]["loss"] < result["history"][0]["loss"]
+    after = values()
+    assert after.keys() == classifier.description.variables().keys(), "a plain model again"
+    assert all(variable.trainable for variable in classifier.model.weights)
+    for name, old in before.items():
+        change = after[name] - old
+        dense = name.endswith("/kernel") and name.startswith("encoder/")
+        if old.ndim == 2 and name.startswith("encoder/"):
+            assert change.any() == dense, name
+            assert np.linalg.matrix_rank(change, tol=1e-5 * np.abs(old).max() * len(old)) <= 2
+    moved = {name for name in before if (after[name] != before[name]).any()}
+    assert {"logits/kernel", "logits/bias"} <= moved
+    assert any(name.endswith("gamma") for name in moved)
+    # What is stored gives the same answers, and nothing of what has not moved.
+    loaded = keras_agnews.load(tmp_path / "run", base=base)
+    np.testing.assert_array_equal(loaded.predict(TEXTS), classifier.predict(TEXTS))
+    stored = load_file(tmp_path / "run" / "delta.safetensors")
+    assert not any("embeddings" in name or "positions" in name for name in stored)
+    assert {a.shape[1] for name, a in stored.items() if name.endswith("/a")} == {2}
+
+
+@pytest.mark.backend
+def test_a_killed_low_rank_run_goes_on(
+    model: tuple[Any, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_agnews import resumable
+
+    _, base, target = model
+    rows = (TEXTS * 6, [0, 1, 2] * 6)
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 6, "learning_rate": 1e-2}
+    options |= {"recipe": "lora", "delta_rank": 2, "base": base}
+
+    def run(name: str, resume: bool = False) -> np.ndarray:
+        classifier = keras_agnews.load(target, weights="pretrained", base=base)
+        keras_agnews.finetune(
+            classifier, rows, rows, output=tmp_path / name, resume=resume, **options
+        )
+        return classifier.predict(TEXTS)
+
+    unbroken = run("a")
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)
+    write = resumable.ResumableFit.checkpoint
+
+    def killed(self: Any, epoch: int, batch: int) -> None:
+        write(self, epoch, batch)
+        if (epoch, batch) == (1, 1):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resumable.ResumableFit, "checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run("b")
+    np.testing.assert_array_equal(run("b", resume=True), unbroken)
+
+
+@pytest.mark.backend
+def test_low_rank_updates_without_a_base_stay_in_memory(tmp_path: Path) -> None:
+    classifier = keras_agnews.load("tiny-transformer", weights=None)
+    rows = (TEXTS * 4, [0, 1, 2] * 4)
+    options: dict[str, Any] = {"recipe": "lora", "epochs": 1, "batch_size": 4}
+    before = classifier.predict(TEXTS)
+    keras_agnews.finetune(classifier, rows, **options)
+    assert (classifier.predict(TEXTS) != before).any()
+    with pytest.raises(keras_agnews.NotFoundError, match="has no pretrained base"):
+        keras_agnews.finetune(classifier, rows, output=tmp_path, **options)

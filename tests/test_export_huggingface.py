@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 import keras_agnews
 from keras_agnews import InputError
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.once]
 
 CONFIGS = {"bert": oracle.bert_config, "distilbert": oracle.distilbert_config}
 TEXTS = [text for text, _ in SENTENCES]

@@ -13,7 +13,7 @@ from conftest import HARD_TEXTS, SENTENCES
 
 import keras_agnews
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.once]
 
 TEXTS = [text for text, _ in SENTENCES] + HARD_TEXTS
 PLAIN = [text for text in TEXTS if "[MASK]" not in text and "\ud800" not in text]
@@ -59,10 +59,11 @@ def test_onnxruntime_and_tokenizers_alone_give_the_same_answers(
     np.testing.assert_allclose(answers, classifier.predict(PLAIN), atol=1e-4)
 
 
-def test_a_word_model_is_written_without_a_tokenizer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["tiny-transformer", "gru-attention"])
+def test_a_word_model_is_written_without_a_tokenizer(name: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    classifier = keras_agnews.load("tiny-transformer")
+    classifier = keras_agnews.load(name)
     with pytest.warns(UserWarning, match=r"has no tokenizer\.json"):
         classifier.export(tmp_path / "tiny" / "model.onnx")
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["model.onnx"]

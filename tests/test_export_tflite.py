@@ -48,11 +48,11 @@ def inputs_of(classifier: Any, length: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("kind", ["tiny", "bert"])
+@pytest.mark.parametrize("kind", ["tiny-transformer", "gru-attention", "bert"])
 def test_the_interpreter_gives_the_same_logits(kind: str, tmp_path: Path) -> None:
     needs_tensorflow()
-    if kind == "tiny":
-        classifier = keras_agnews.load("tiny-transformer")
+    if kind != "bert":
+        classifier = keras_agnews.load(kind)
     else:
         config = oracle.bert_config(hidden_act="gelu_new")
         classifier = keras_agnews.load(

@@ -29,7 +29,7 @@ def backend() -> str:
     return keras.backend.backend()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def on_tensorflow() -> None:
     if backend() != "tensorflow":
         pytest.skip("a SavedModel is written by TensorFlow alone")
@@ -54,9 +54,9 @@ SERVE = """
 import json, sys
 import tensorflow as tf
 texts, answers = json.loads(sys.argv[2]), {}
-for name in ("words", "pieces"):
+for name in ("words", "recurrent", "pieces"):
     # None: as if absent. tensorflow_text imports Keras itself.
-    absent = {"words": ["keras", "tensorflow_text"], "pieces": []}[name]
+    absent = [] if name == "pieces" else ["keras", "tensorflow_text"]
     for module in ("keras", "tensorflow_text"):
         sys.modules.pop(module, None)
     sys.modules.update(dict.fromkeys(["keras_agnews", *absent]))
@@ -77,9 +77,21 @@ print("\\n" + json.dumps(answers))
 @pytest.fixture(scope="module")
 def classifiers() -> dict[str, Any]:
     found = {"words": keras_agnews.load("tiny-transformer"), "pieces": bert()}
+    found["recurrent"] = keras_agnews.load("gru-attention")
     for classifier in found.values():
         classifier.temperature = 1.7
     return found
+
+
+@pytest.fixture(scope="module")
+def exported(
+    on_tensorflow: None, classifiers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A directory of their SavedModels."""
+    root = tmp_path_factory.mktemp("exported") / "new"
+    for name, classifier in classifiers.items():
+        assert classifier.export(root / name) == root / name
+    return root
 
 
 def check(classifier: Any, answers: dict[str, Any]) -> None:
@@ -92,28 +104,22 @@ def check(classifier: Any, answers: dict[str, Any]) -> None:
     assert len({p.label for p in expected}) > 1
 
 
-@pytest.mark.usefixtures("on_tensorflow")
-@pytest.mark.parametrize("name", ["words", "pieces"])
-def test_saved_model_answers_the_same(classifiers: Any, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["words", "recurrent", "pieces"])
+def test_saved_model_answers_the_same(classifiers: Any, name: str, exported: Path) -> None:
     import tensorflow as tf
 
-    place = tmp_path / "new" / "served"
-    assert classifiers[name].export(place) == place
-    assert [path.name for path in place.parent.iterdir()] == ["served"]
-    found = tf.saved_model.load(str(place))(tf.constant(TEXTS))
+    assert {path.name for path in exported.iterdir()} == classifiers.keys()
+    found = tf.saved_model.load(str(exported / name))(tf.constant(TEXTS))
     answers = {key: value.numpy() for key, value in found.items()}
     for key in ("label", "classes"):
         answers[key] = [label.decode() for label in answers[key].ravel().tolist()]
     check(classifiers[name], answers)
 
 
-@pytest.mark.usefixtures("on_tensorflow")
 def test_saved_models_are_served_elsewhere(
-    classifiers: Any, fresh: Callable[..., str], tmp_path: Path
+    classifiers: Any, fresh: Callable[..., str], exported: Path
 ) -> None:
-    for name, classifier in classifiers.items():
-        classifier.export(tmp_path / name)
-    printed = fresh(SERVE, str(tmp_path), json.dumps(TEXTS))
+    printed = fresh(SERVE, str(exported), json.dumps(TEXTS))
     answers = json.loads(printed.splitlines()[-1])
     for name, classifier in classifiers.items():
         check(classifier, answers[name])

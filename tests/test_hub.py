@@ -374,6 +374,7 @@ print(json.dumps(answer))
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_load_takes_an_address(server: HubServer, user: User) -> None:
     answer = json.loads(user.run(LOAD, f"hf://user/checkpoint@{FIRST}", oracle.SENTENCES[0]))
     assert (answer["name"], answer["labels"]) == ("checkpoint", oracle.LABELS)

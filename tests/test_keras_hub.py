@@ -43,6 +43,7 @@ def ids_of(classifier: Any) -> dict[str, np.ndarray]:
     return {"input_word_ids": ids, "input_type_ids": types.astype("int32")}
 
 
+@pytest.mark.once
 def test_a_preset_written_gives_the_same_logits_in_keras_hub(
     classifier: Any, models: Any, tmp_path: Path
 ) -> None:

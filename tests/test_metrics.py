@@ -1,4 +1,4 @@
-"""Scores against hand-computed values and scikit-learn."""
+"""Scores against hand-computed values and scikit-learn, calibration against plain loops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_agnews.errors import InputError
-from keras_agnews.metrics import scores
+from keras_agnews.metrics import calibration_error, fit_temperature, reliability, scores
 
 # Pairs (label, answer) and how many classes there are, some of which may not occur.
 CASES = st.integers(1, 6).flatmap(
@@ -69,3 +69,94 @@ def test_agrees_with_scikit_learn(oracle, case):
 def test_bad_input_is_named(labels, answers, names):
     with pytest.raises(InputError, match=names):
         scores(labels, answers, 3)
+
+
+# --- calibration
+
+
+def test_reliability_by_hand():
+    sure = [[0.9, 0.1], [0.2, 0.8], [0.85, 0.15], [0.5, 0.5]]
+    result = reliability(sure, [0, 0, 0, 1], bins=5)
+    # 0.9, 0.8 (which is in the fourth bin, whose upper edge it is), 0.85 and 0.5
+    assert result.edges.tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert result.count.tolist() == [0, 0, 1, 1, 2]
+    assert result.confidence.tolist() == pytest.approx([0, 0, 0.5, 0.8, 0.875])
+    assert result.accuracy.tolist() == [0, 0, 0, 0, 1]
+    error = (0.5 + 0.8 + 2 * 0.125) / 4
+    assert result.error == pytest.approx(error)
+    assert calibration_error(sure, [0, 0, 0, 1], bins=5) == pytest.approx(error)
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.lists(st.integers(1, 99), min_size=3, max_size=3), st.integers(0, 2)),
+        min_size=1,
+        max_size=40,
+    ),
+    bins=st.integers(1, 20),
+)
+def test_calibration_error_is_its_definition(rows, bins):
+    """Row by row and bin by bin, as the paper writes it."""
+    probabilities = np.array([np.array(row) / sum(row) for row, _ in rows])
+    labels = [label for _, label in rows]
+    expected = 0.0
+    for b in range(bins):
+        inside = [
+            (max(row), int(np.argmax(row) == label))
+            for row, label in zip(probabilities.tolist(), labels, strict=True)
+            if b < max(row) * bins <= b + 1
+        ]
+        if inside:
+            score, right = np.mean(inside, axis=0)
+            expected += len(inside) / len(rows) * abs(score - right)
+    assert calibration_error(probabilities, labels, bins) == pytest.approx(expected)
+    assert reliability(probabilities, labels, bins).count.sum() == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "names"),
+    [
+        ([], [], r"must be \(n, classes\)"),
+        ([[0.5, 0.5]], [0, 1], r"\(2,\)"),
+        ([[3.0, -1.0]], [0], "not logits"),
+        ([[np.nan, 1.0]], [0], "not finite"),
+    ],
+)
+def test_what_is_no_probability_is_named(probabilities, labels, names):
+    with pytest.raises(InputError, match=names):
+        reliability(probabilities, labels)
+
+
+def drawn(rng, count, classes, sharpness):
+    """Logits, and labels drawn with the probabilities that the logits divided by 1 give."""
+    logits = rng.normal(size=(count, classes)) * 2
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = np.array([rng.choice(classes, p=row) for row in probabilities])
+    return logits * sharpness, labels
+
+
+@pytest.mark.parametrize("sharpness", [0.2, 1.0, 5.0])
+def test_temperature_is_where_the_loss_is_least(sharpness):
+    logits, labels = drawn(np.random.default_rng(3), 2_000, 4, sharpness)
+
+    def loss(temperature):
+        scaled = logits / temperature
+        own = scaled[np.arange(len(labels)), labels]
+        return np.mean(np.log(np.exp(scaled).sum(axis=1)) - own)
+
+    found = fit_temperature(logits, labels)
+    grid = np.geomspace(0.1, 10, 2_001)
+    assert found == pytest.approx(grid[np.argmin([loss(t) for t in grid])], rel=2e-3)
+    assert found == pytest.approx(sharpness, rel=0.1), "that which the labels were drawn at"
+    probabilities = np.exp(logits / found)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    assert calibration_error(probabilities, labels) < 0.03
+
+
+def test_temperature_has_bounds_and_wants_finite_logits():
+    assert fit_temperature([[9.0, 0.0], [0.0, 9.0]], [0, 1]) == pytest.approx(0.05)
+    assert fit_temperature([[9.0, 0.0], [0.0, 9.0]], [1, 0]) == pytest.approx(20)
+    assert fit_temperature([[9e4, 0.0], [0.0, 9e4]], [1, 0]) == pytest.approx(20), "no overflow"
+    for logits, labels in (([[np.nan, 1.0]], [0]), ([[1.0, 2.0]], [0, 1]), ([1.0], [0])):
+        with pytest.raises(InputError):
+            fit_temperature(logits, labels)

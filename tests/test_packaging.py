@@ -33,7 +33,7 @@ def files_below(directory: Path) -> set[str]:
     return {
         path.relative_to(ROOT).as_posix()
         for path in directory.rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.parent.name != "__pycache__"
     }
 
 
@@ -67,7 +67,7 @@ def wheel(
 def test_sdist_has_the_zoo_and_the_tests(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for directory in ("keras_agnews", "zoo", "tests"):
+    for directory in ("keras_agnews", "zoo", "tests", "examples"):
         assert files_below(ROOT / directory) <= names
     assert {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "NOTICE"} <= names
 

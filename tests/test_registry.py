@@ -186,6 +186,7 @@ def toy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_a_third_partys_model_goes_all_the_way(fresh: Callable[..., str], toy: Path) -> None:
     rng = np.random.default_rng(0)
     tensors = {
@@ -236,6 +237,7 @@ np.testing.assert_allclose(clf.predict({TEXTS!r}), expected, atol=1e-5)
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_a_third_partys_model_takes_other_labels(fresh: Callable[..., str], toy: Path) -> None:
     code = f"""
 import sys, warnings
@@ -259,6 +261,7 @@ assert (weights["logits/kernel"] != 1).all()
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_a_builder_that_breaks_its_word_is_told(fresh: Callable[..., str], toy: Path) -> None:
     code = """
 import sys

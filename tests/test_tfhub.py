@@ -363,6 +363,7 @@ def entry(directory: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_an_entry_takes_the_encoder(models: Any, tmp_path: Path) -> None:
     import keras
 

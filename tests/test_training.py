@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +77,7 @@ def test_schedule_serializes_and_refuses_nonsense() -> None:
 def test_optimizer_is_adamw_with_clipping_and_decay_on_kernels_only() -> None:
     import keras
 
-    from keras_agnews.training import Recipe, make_optimizer
+    from keras_agnews.recipes import Recipe, make_optimizer
 
     recipe = Recipe(learning_rate=0.1, weight_decay=0.3, clip_norm=1.0, warmup=0.25)
     layer = keras.layers.Dense(3, name="some_dense")
@@ -123,31 +125,51 @@ def test_full_recipe_learns_and_keeps_its_best_epoch(tmp_path: Path) -> None:
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int) -> None:
     """Interrupt the training as soon as it has written so many checkpoints."""
-    from keras_agnews import training
+    from keras_agnews.resumable import ResumableFit
 
-    write, count = vars(training)["_Run"].checkpoint, itertools.count(1)
+    write, count = ResumableFit.checkpoint, itertools.count(1)
 
     def killed(self: Any, epoch: int, batch: int) -> None:
         write(self, epoch, batch)
         if next(count) == checkpoints:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("keras_agnews.training._Run.checkpoint", killed)
+    monkeypatch.setattr("keras_agnews.resumable.ResumableFit.checkpoint", killed)
 
 
-@pytest.mark.parametrize("recipe", ["full", "head"])
+RESUMED: dict[str, dict[str, Any]] = {
+    "full": {**OPTIONS, "recipe": "full", "word_dropout": 0.2},
+    "head": {**OPTIONS, "recipe": "head"},
+}
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], tuple[list[np.ndarray], list[dict[str, Any]]]]:
+    """The weights and the history of a run of a recipe that nothing interrupts."""
+
+    @functools.cache
+    def run(recipe: str) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
+        classifier, data = fresh_model(), (TEXTS, LABELS)
+        output = tmp_path_factory.mktemp(recipe) / "m"
+        result = keras_agnews.finetune(classifier, data, data, output=output, **RESUMED[recipe])
+        return weights(classifier), result["history"]
+
+    return run
+
+
+@pytest.mark.parametrize("recipe", RESUMED)
 # With four batches an epoch: after the second batch, and in the midst of the second epoch.
 @pytest.mark.parametrize("checkpoints", [2, 7])
 def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
-    recipe: str, checkpoints: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: str, checkpoints: int, unbroken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from keras_agnews import training
+    from keras_agnews import resumable
 
-    options = {**OPTIONS, "recipe": recipe, "word_dropout": 0.2 if recipe == "full" else 0.0}
-    data = (TEXTS, LABELS)
-    whole = fresh_model()
-    unbroken = keras_agnews.finetune(whole, data, data, output=tmp_path / "a", **options)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every batch
+    expected_weights, expected_history = unbroken(recipe)
+    data, options = (TEXTS, LABELS), RESUMED[recipe]
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)  # after every batch
     with monkeypatch.context() as patch:
         kill_after(patch, checkpoints)
         with pytest.raises(KeyboardInterrupt):
@@ -156,9 +178,9 @@ def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
     result = keras_agnews.finetune(
         resumed, data, data, output=tmp_path / "b", resume=True, **options
     )
-    for one, other in zip(weights(whole), weights(resumed), strict=True):
+    for one, other in zip(expected_weights, weights(resumed), strict=True):
         np.testing.assert_array_equal(one, other)
-    for one, other in zip(unbroken["history"], result["history"], strict=True):
+    for one, other in zip(expected_history, result["history"], strict=True):
         assert one["validation_loss"] == other["validation_loss"]
     again = keras_agnews.finetune(
         fresh_model(), data, data, output=tmp_path / "b", resume=True, **options
@@ -166,6 +188,7 @@ def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
     assert again["history"] == result["history"], "a finished run has nothing left to do"
 
 
+@pytest.mark.once
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     data = (TEXTS, LABELS)
     keras_agnews.finetune(fresh_model(), data, output=tmp_path, **OPTIONS)
@@ -206,6 +229,7 @@ def test_head_recipe_leaves_the_encoder_and_runs_it_once(monkeypatch: pytest.Mon
     assert clf.encoder.trainable
 
 
+@pytest.mark.once
 def test_steps_limit_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     from keras_agnews.classifier import TextClassifier
 
@@ -240,6 +264,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(tmp_pat
     assert not (tmp_path / "x" / "config.json").exists()
 
 
+@pytest.mark.once
 def test_the_curves_are_drawn_beside_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +282,7 @@ def test_the_curves_are_drawn_beside_the_model(
     assert len(picture) > 5_000
 
 
+@pytest.mark.once
 def test_what_cannot_be_trained_on_is_said_at_the_start() -> None:
     clf = fresh_model()
     with pytest.raises(TrainingError, match="1 class"):
@@ -286,6 +312,28 @@ def test_mixed_precision_trains_and_leaves_float32_behind() -> None:
     assert result["history"][-1]["loss"] < result["history"][0]["loss"]
     assert {str(w.dtype) for w in clf.model.weights} == {"float32"}
     assert clf.encoder.compute_dtype == "float32"
+
+
+@pytest.mark.parametrize("recipe", ["full", "head"])
+def test_a_gru_is_trained_by_the_same_recipes(recipe: str, tmp_path: Path) -> None:
+    import keras
+
+    keras.utils.set_random_seed(7)
+    model = keras_agnews.load("gru-attention", weights=None, max_length=16)
+    before = weights(model)
+    options = OPTIONS | {"learning_rate": 3e-2, "mixed_precision": recipe == "full"}
+    result = keras_agnews.finetune(
+        model, (TEXTS, LABELS), (TEXTS, LABELS), recipe=recipe, output=tmp_path, **options
+    )
+    losses = [row["loss"] for row in result["history"]]
+    assert losses[-1] < 0.95 * losses[0]
+    moved = [bool((a != b).any()) for a, b in zip(before, weights(model), strict=True)]
+    head = [variable.path.startswith("logits/") for variable in model.model.weights]
+    assert moved == (head if recipe == "head" else [True] * len(moved))
+    # What was trained elsewhere is taken by the entry, head and all.
+    again = keras_agnews.load("gru-attention", weights=tmp_path)
+    np.testing.assert_allclose(again.predict(TEXTS[:8]), model.predict(TEXTS[:8]), atol=1e-6)
+    assert model.features(TEXTS[:3]).shape == (3, model.description.config.hidden_size)
 
 
 def test_a_users_own_fit_with_our_schedule() -> None:
@@ -336,14 +384,13 @@ def test_the_lessons_bert_base_with_the_encoder_frozen() -> None:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    texts, labels = TEXTS * 32, LABELS * 32
     history = clf.fit(
-        texts,
-        labels,
-        batch_size=32,
+        TEXTS,
+        LABELS,
+        batch_size=8,
         epochs=1,
-        steps_per_epoch=32,
-        validation_data=(texts, labels),
+        steps_per_epoch=3,
+        validation_data=(TEXTS, LABELS),
         validation_steps=2,
         verbose=0,
         seed=0,
@@ -351,11 +398,12 @@ def test_the_lessons_bert_base_with_the_encoder_frozen() -> None:
     assert np.isfinite([history["loss"][0], history["val_loss"][0]]).all()
     result = keras_agnews.finetune(
         clf,
-        (texts, labels),
-        (texts, labels),
+        (TEXTS, LABELS),
+        (TEXTS, LABELS),
         recipe="head",
         epochs=1,
-        steps_per_epoch=32,
+        batch_size=8,
+        steps_per_epoch=3,
         validation_steps=2,
     )
     assert np.isfinite(result["history"][0]["validation_loss"])

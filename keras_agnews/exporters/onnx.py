@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_agnews import __version__
 from keras_agnews.bundle import Bundle
-from keras_agnews.configs import TransformerConfig
+from keras_agnews.configs import GruConfig, TransformerConfig
 from keras_agnews.errors import InputError, require
 from keras_agnews.exporters import huggingface
 
@@ -37,16 +37,16 @@ def write(
     """
     onnx = require("onnx", "onnx", "to write an ONNX model")
     config = description.config
-    if not isinstance(config, TransformerConfig):
+    network = next((_NETWORKS[kind] for kind in _NETWORKS if isinstance(config, kind)), None)
+    if network is None:
         raise InputError(
             f"{description.name} is built by {description.builder!r}, which is not known here: of "
-            "architectures, transformer and bert can be written as ONNX"
+            "architectures, transformer, bert and gru can be written as ONNX"
         )
-    if config.activation != "silu" and config.activation not in _ACTIVATIONS:
-        raise InputError(f"config.activation {config.activation!r} has no operation in ONNX")
     graph = _Graph(onnx, arrays)
-    inputs = ["input_word_ids"] + ["input_type_ids"] * bool(config.type_vocabulary_size)
-    logits = _network(graph, config)
+    types = getattr(config, "type_vocabulary_size", 0)
+    inputs = ["input_word_ids"] + ["input_type_ids"] * bool(types)
+    logits = network(graph, config)
     graph.node("Identity", [logits], output="logits")
     scaled = graph.node("Div", [logits, graph.constant(np.float32(description.temperature))])
     graph.node("Softmax", [scaled], output="scores", axis=-1)
@@ -101,7 +101,15 @@ class _Graph:
 
     def weight(self, name: str) -> str:
         """A variable of the model."""
-        return self._tensor(name, np.ascontiguousarray(self._arrays[name], np.float32))
+        return self.tensor(name, self._arrays[name])
+
+    def array(self, name: str) -> np.ndarray:
+        """The value of a variable."""
+        return self._arrays[name]
+
+    def tensor(self, name: str, value: np.ndarray) -> str:
+        """A float32 array under a name of its own."""
+        return self._tensor(name, np.ascontiguousarray(value, np.float32))
 
     def constant(self, value: Any) -> str:
         """A number or a list of them."""
@@ -123,8 +131,10 @@ class _Graph:
         return self.node("LayerNormalization", inputs, axis=-1, epsilon=epsilon)
 
 
-def _network(g: _Graph, config: TransformerConfig) -> str:
+def _transformer(g: _Graph, config: TransformerConfig) -> str:
     """The computation of `layers.TransformerEncoder` and of the head; returns the logits."""
+    if config.activation != "silu" and config.activation not in _ACTIVATIONS:
+        raise InputError(f"config.activation {config.activation!r} has no operation in ONNX")
     ids = "input_word_ids"
     mask = g.node("Not", [g.node("Equal", [ids, g.constant(np.int32(0))])])
     numbers = g.node("Cast", [mask], to=1)
@@ -189,3 +199,50 @@ def _block(g: _Graph, config: TransformerConfig, hidden: str, bias: str, name: s
         change = g.node(kind, [change], **attributes)
     change = g.dense(change, f"{name}/feed_forward_output")
     return g.norm(g.node("Add", [hidden, change]), f"{name}/feed_forward_norm", config.epsilon)
+
+
+def _gru(g: _Graph, config: GruConfig) -> str:
+    """The computation of `layers.GruEncoder` and of the head; returns the logits."""
+    ids, units = "input_word_ids", config.hidden_size // 2
+    mask = g.node("Not", [g.node("Equal", [ids, g.constant(np.int32(0))])])
+    numbers = g.node("Cast", [mask], to=1)
+    count = g.node("ReduceSum", [numbers, g.constant(np.array([1]))], keepdims=0)
+    # A text without tokens is read as one that has one, whose weight is then 0.
+    lengths = g.node("Cast", [g.node("Max", [count, g.constant(np.float32(1))])], to=6)
+    hidden = g.node("Gather", [g.weight("encoder/embedding/embeddings"), ids])
+    hidden = g.node("Transpose", [hidden], perm=[1, 0, 2])
+    for i in range(config.layers):
+        cells = [f"encoder/gru_{i}/{way}_gru/gru_cell" for way in ("forward", "backward")]
+
+        def both(name: str, cells: list[str] = cells) -> str:
+            values = [g.array(f"{cell}/{name}") for cell in cells]
+            values = [value.ravel() if name == "bias" else value.T for value in values]
+            return g.tensor(f"{cells[0]} and backward/{name}", np.stack(values))
+
+        # Its gates have Keras's order, and its reset gate comes after the product as well.
+        inputs = [hidden, both("kernel"), both("recurrent_kernel"), both("bias"), lengths]
+        attributes: dict[str, Any] = {
+            "hidden_size": units,
+            "direction": "bidirectional",
+            "linear_before_reset": 1,
+        }
+        hidden = g.node("Transpose", [g.node("GRU", inputs, **attributes)], perm=[0, 2, 1, 3])
+        hidden = g.node("Reshape", [hidden, g.constant(np.array([0, 0, 2 * units]))])
+    hidden = g.node("Transpose", [hidden], perm=[1, 0, 2])
+    energies = g.node("Tanh", [g.dense(hidden, "encoder/attention/states")])
+    score = g.tensor("encoder/attention/score", g.array("encoder/attention/score")[:, None])
+    scores = g.node("MatMul", [energies, score])
+    last = g.constant(np.array([2]))
+    far = g.node("Where", [mask, g.constant(np.float32(0)), g.constant(np.float32(-1e9))])
+    scores = g.node("Add", [scores, g.node("Unsqueeze", [far, last])])
+    weights = g.node("Softmax", [scores], axis=1)
+    weights = g.node("Mul", [weights, g.node("Unsqueeze", [numbers, last])])
+    weighed = g.node("Mul", [hidden, weights])
+    pooled = g.node("ReduceSum", [weighed, g.constant(np.array([1]))], keepdims=0)
+    return g.dense(pooled, "logits")
+
+
+_NETWORKS: dict[type[Any], Callable[[_Graph, Any], str]] = {
+    TransformerConfig: _transformer,
+    GruConfig: _gru,
+}

@@ -1,0 +1,161 @@
+"""A small model taught by a larger one: its soft answers, more text for them, its embeddings.
+
+Hinton et al. 2015, arXiv:1503.02531; the mixture of answer and label is theirs at temperature 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from keras_agnews import hub, loading, registry
+from keras_agnews.classifier import TextClassifier
+from keras_agnews.errors import InputError
+from keras_agnews.recipes import Recipe, mixed_precision
+
+EMBEDDINGS = "encoder/embedding/tokens/embeddings"
+_SPAN = (0.3, 0.9)  # of a text's words
+
+
+class Teacher:
+    """The classifiers that a recipe's `teacher` names, loaded when they are first needed.
+
+    Raises: `InputError` at once for one that has other labels.
+
+    Attributes:
+        names: what the record says of them.
+    """
+
+    def __init__(
+        self,
+        settings: Recipe,
+        labels: Sequence[str],
+        base: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._settings, self._labels, self._base = settings, labels, base
+        names = []
+        for source in settings.teachers:
+            description = loading.open_checkpoint(source).description
+            if set(description.labels) != set(labels):
+                raise InputError(
+                    f"the teacher {source} has the labels {', '.join(description.labels)}, "
+                    f"not {', '.join(labels)}"
+                )
+            # Not a path, which says nothing elsewhere and is nobody's business.
+            public = registry.find(source) is not None or source.startswith(hub.SCHEME)
+            names.append(source if public else description.name)
+        self.names: str | None = ",".join(names) or None
+
+    @functools.cached_property
+    def classifiers(self) -> list[TextClassifier]:
+        """One a source; `InputError` for one that is untrained."""
+        return [self._load(source) for source in self._settings.teachers]
+
+    def _load(self, source: str) -> TextClassifier:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*new and untrained", UserWarning)
+            try:
+                return loading.load(source, base=self._base)
+            except UserWarning as error:
+                raise InputError(f"the teacher {source} cannot teach: {error}") from None
+
+    def release(self) -> None:
+        """Give their memory back."""
+        self.__dict__.pop("classifiers", None)
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """The mean of the teachers' answers, float32 `(n, classes)`, in the order of the labels."""
+        answers = []
+        for teacher in self.classifiers:
+            with mixed_precision(teacher, self._settings):
+                columns = [teacher.labels.index(label) for label in self._labels]
+                answers.append(teacher.predict(texts)[:, columns])
+        mean: np.ndarray = np.mean(answers, axis=0)
+        return mean
+
+
+def crop(texts: Sequence[str], count: int, seed: int) -> list[str]:
+    """`count` random spans of each text: of the first all, then of the second, and so on.
+
+    A span is a run of whole words, 30 to 90 % of the text's, and at least one.
+    """
+    rng = np.random.default_rng([seed, len(texts), count])
+    spans = []
+    for text in texts:
+        words = text.split()
+        for share in rng.uniform(*_SPAN, count).tolist():
+            length = max(1, round(share * len(words)))
+            start = int(rng.integers(max(1, len(words) - length + 1)))
+            spans.append(" ".join(words[start : start + length]))
+    return spans
+
+
+def targets(answers: np.ndarray, labels: np.ndarray, weight: float) -> np.ndarray:
+    """What a student of a teacher learns, float32 `(n, classes)`.
+
+    Args:
+        answers: the teacher's probabilities, `(n, classes)`.
+        labels: int `(m,)` of the first m rows; the answers to the others stay as they are.
+        weight: share of the answer where there is a label.
+    """
+    mixed = np.array(answers, np.float32)
+    rows = np.arange(len(labels))
+    mixed[rows] *= weight
+    mixed[rows, labels] += 1 - weight
+    return mixed
+
+
+def start_embeddings(student: TextClassifier, teacher: TextClassifier) -> None:
+    """Let the student's token embeddings begin as the teacher's.
+
+    A token has the teacher's row of the same token, else the mean of the rows of its pieces; these
+    are projected on their principal components, as many as the student is wide, and scaled to the
+    standard deviation of the student's own initial rows. A token that the teacher does not know
+    keeps its own.
+    """
+    mine, other = (_embeddings(classifier) for classifier in (student, teacher))
+    own = keras.ops.convert_to_numpy(mine.value).astype(np.float64)
+    wide = keras.ops.convert_to_numpy(other.value).astype(np.float64)
+    if own.shape[1] > wide.shape[1]:
+        raise InputError(
+            f"teacher_embeddings: {teacher.description.name} has {wide.shape[1]} columns, fewer "
+            f"than the {own.shape[1]} of {student.description.name}"
+        )
+    rows, known = _rows(student, teacher, wide)
+    rows = rows[known] - rows[known].mean(axis=0)
+    _, vectors = np.linalg.eigh(rows.T @ rows)
+    projected = rows @ vectors[:, ::-1][:, : own.shape[1]]
+    own[known] = projected * (own.std() / max(projected.std(), 1e-12))
+    mine.assign(own.astype(np.float32))
+
+
+def _embeddings(classifier: TextClassifier) -> keras.Variable:
+    for variable in classifier.model.weights:
+        if variable.path == EMBEDDINGS:
+            return variable
+    raise InputError(f"teacher_embeddings: {classifier.description.name} has no {EMBEDDINGS}")
+
+
+def _rows(
+    student: TextClassifier, teacher: TextClassifier, wide: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's row for each token of the student, and for which there is one."""
+    tokens, tokenizer = student.tokenizer.vocabulary, teacher.tokenizer
+    index = {token: i for i, token in enumerate(tokenizer.vocabulary)}
+    unknown = index.get(getattr(tokenizer, "unknown", None) or "[UNK]")
+    edge = tokenizer.special_tokens // 2  # one of them before the pieces, one behind
+    ids = tokenizer.batch(list(tokens))
+    rows, known = np.zeros((len(tokens), wide.shape[1])), np.zeros(len(tokens), bool)
+    for i, token in enumerate(tokens):
+        start = ids.starts[i]
+        pieces = ids.values[start + edge : start + ids.lengths[i] - edge].tolist()
+        same = index.get(token)
+        found = [same] if same is not None else [p for p in pieces if p != unknown]
+        if found:
+            rows[i], known[i] = wide[found].mean(axis=0), True
+    return rows, known

@@ -1,0 +1,260 @@
+"""What a teacher gives: targets, spans, embeddings; and whole runs with one, killed or not."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SENTENCES
+
+import keras_agnews
+from keras_agnews import InputError
+
+TEXTS = [text for text, _ in SENTENCES] * 4
+LABELS = [label for _, label in SENTENCES] * 4
+OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3}
+TEACHER = "tiny-transformer"
+
+
+def fresh_model(name: str = "tiny-transformer") -> Any:
+    import keras
+
+    keras.utils.set_random_seed(7)
+    return keras_agnews.load(name, weights=None)
+
+
+def weights(classifier: Any) -> list[np.ndarray]:
+    import keras
+
+    return [keras.ops.convert_to_numpy(w.value).copy() for w in classifier.model.weights]
+
+
+def test_spans_are_runs_of_words_of_their_text() -> None:
+    from keras_agnews.distillation import crop
+
+    texts = [*TEXTS, "one", "", "  spaced   out \n words "]
+    spans = crop(texts, 5, seed=3)
+    assert len(spans) == 5 * len(texts)
+    shares = []
+    for i, span in enumerate(spans):
+        words, part = texts[i // 5].split(), span.split()
+        starts = range(len(words) - len(part) + 1)
+        assert any(words[s : s + len(part)] == part for s in starts)
+        if len(words) > 8:
+            shares.append(len(part) / len(words))
+    assert 0.25 <= min(shares) < 0.4
+    assert 0.8 < max(shares) <= 0.95
+    assert spans == crop(texts, 5, seed=3) != crop(texts, 5, seed=4)
+    assert crop(texts, 0, seed=3) == []
+
+
+def test_targets_mix_answer_and_label() -> None:
+    from keras_agnews.distillation import targets
+
+    answers = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.25, 0.25, 0.5]])
+    mixed = targets(answers, np.array([2, 1]), 0.75)
+    expected = [[0.525, 0.15, 0.325], [0.075, 0.85, 0.075], [0.25, 0.25, 0.5]]
+    np.testing.assert_allclose(mixed, expected, rtol=1e-6)
+    assert mixed.dtype == np.float32
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("student", ["tiny-transformer", "small-bert-L4"])
+def test_embeddings_are_the_teachers_principal_components(student: str) -> None:
+    import keras
+
+    from keras_agnews import loading
+    from keras_agnews.distillation import EMBEDDINGS, start_embeddings
+
+    clf = fresh_model(student)
+    origin = loading.open_checkpoint("minilm-L6")  # word pieces
+    small = {"hidden_size": 144, "layers": 1, "heads": 1, "feed_forward_size": 8}
+    config = dataclasses.replace(origin.description.config, **small)  # wider than either
+    description = dataclasses.replace(origin.description, config=config)
+    teacher = keras_agnews.TextClassifier(description, origin.tokenizer)
+
+    def table(classifier: Any) -> np.ndarray:
+        (found,) = (w for w in classifier.model.weights if w.path == EMBEDDINGS)
+        return keras.ops.convert_to_numpy(found.value).astype(np.float64)
+
+    before, wide = table(clf), table(teacher)
+    start_embeddings(clf, teacher)
+    after = table(clf)
+    assert after.shape == before.shape
+    words, pieces = clf.tokenizer.vocabulary, teacher.tokenizer.vocabulary
+    index = {piece: i for i, piece in enumerate(pieces)}
+    moved = (after != before).any(axis=1)
+    np.testing.assert_allclose(after[moved].std(), before.std(), rtol=1e-3)
+    # A token that both have has an affine image of its row, along axes of falling variance.
+    known = [i for i, word in enumerate(words) if word in index][:4_000]
+    source = wide[[index[words[i]] for i in known]]
+    solved, *_ = np.linalg.lstsq(np.c_[source, np.ones(len(source))], after[known], rcond=None)
+    np.testing.assert_allclose(
+        np.c_[source, np.ones(len(source))] @ solved, after[known], atol=1e-5
+    )
+    variance = after[moved].var(axis=0)
+    assert (np.diff(variance) <= 1e-9).all()
+    # Any other word has that of the mean of its pieces' rows.
+    if student == "tiny-transformer":
+        split = [i for i, word in enumerate(words) if word not in index][-200:]
+        ids = teacher.tokenizer([words[i] for i in split], padding=False)["input_ids"]
+        means = np.stack([wide[row[1:-1]].mean(axis=0) for row in ids])
+        image = np.c_[means, np.ones(len(means))] @ solved
+        np.testing.assert_allclose(image, after[split], atol=1e-5)
+
+
+@pytest.mark.backend
+def test_the_answers_of_a_teacher_are_learned(tmp_path: Path) -> None:
+    """Labels that are all shuffled teach nothing: what the student knows is the teacher's."""
+    teacher = keras_agnews.load(TEACHER)
+    truth = teacher.classify(TEXTS)
+    wrong = LABELS[2:] + LABELS[:2]
+    clf = fresh_model()
+    data, options = (TEXTS, wrong), OPTIONS | {"epochs": 12, "crops": 2}
+    result = keras_agnews.finetune(
+        clf, data, data, teacher=TEACHER, teacher_weight=1.0, output=tmp_path, **options
+    )
+    answers = clf.classify(TEXTS)
+    assert np.mean([a.label == b.label for a, b in zip(answers, truth, strict=True)]) > 0.8
+    assert result["history"][-1]["accuracy"] > 0.8, "it is the accuracy on the teacher's answers"
+    recipe = keras_agnews.load(tmp_path).description.recipe
+    assert (recipe["teacher"], recipe["crops"], recipe["rows"]) == (TEACHER, 2, len(TEXTS))
+    assert not list(tmp_path.glob("teacher.*"))
+
+
+@pytest.mark.backend
+def test_several_teachers_answer_with_their_mean_in_the_students_order(tmp_path: Path) -> None:
+    from keras_agnews.distillation import Teacher
+    from keras_agnews.recipes import Recipe
+
+    one = keras_agnews.load(TEACHER)
+    other = fresh_model()
+    other.save_bundle(tmp_path)
+    order = list(reversed(one.labels))
+    teacher = Teacher(Recipe(teacher=f"{TEACHER},{tmp_path}"), order)
+    mean = (one.predict(TEXTS[:8]) + other.predict(TEXTS[:8])) / 2
+    np.testing.assert_allclose(teacher.probabilities(TEXTS[:8]), mean[:, ::-1], atol=1e-6)
+    assert teacher.names == "tiny-transformer,tiny-transformer", "no path"
+
+
+@pytest.mark.backend
+# In the midst of pretraining, of the teacher's answers, and of training.
+@pytest.mark.parametrize("checkpoints", [3, 6, 9])
+def test_a_resumed_student_is_bit_equal_to_an_unbroken_one(
+    checkpoints: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_agnews import resumable
+    from keras_agnews.classifier import TextClassifier
+
+    options = OPTIONS | {"word_dropout": 0.2, "teacher": TEACHER, "crops": 1, "pretrain_epochs": 1}
+    options |= {"teacher_embeddings": True}
+    data = (TEXTS[:24], LABELS[:24])
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(resumable, "CHUNK", 16)
+    asked: list[int] = []
+    predict, count = TextClassifier.predict, itertools.count(1)
+    write, json_written = resumable.ResumableFit.checkpoint, vars(resumable)["bundle"].write_json
+
+    def predicted(self: Any, texts: Any, *args: Any, **kwargs: Any) -> Any:
+        asked.append(len(texts))
+        return predict(self, texts, *args, **kwargs)
+
+    def counted(function: Any) -> Any:
+        def counting(*args: Any) -> Any:
+            function(*args)
+            if next(count) == checkpoints:
+                raise KeyboardInterrupt
+
+        return counting
+
+    monkeypatch.setattr(TextClassifier, "predict", predicted)
+    whole = fresh_model()
+    unbroken = keras_agnews.finetune(whole, data, data, output=tmp_path / "a", **options)
+    assert asked == [16, 16, 16]
+    asked.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(resumable.ResumableFit, "checkpoint", counted(write))
+        patch.setattr("keras_agnews.bundle.write_json", counted(json_written))
+        with pytest.raises(KeyboardInterrupt):
+            keras_agnews.finetune(fresh_model(), data, data, output=tmp_path / "b", **options)
+    resumed = fresh_model()
+    result = keras_agnews.finetune(
+        resumed, data, data, output=tmp_path / "b", resume=True, **options
+    )
+    assert sum(asked) == 48, "no answer is computed twice"
+    for one, other in zip(weights(whole), weights(resumed), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(unbroken["history"], result["history"], strict=True):
+        assert one["validation_loss"] == other["validation_loss"]
+
+
+@pytest.mark.backend
+def test_answers_of_another_run_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the first checkpoint, then resumed with other texts of the same number."""
+    from keras_agnews.resumable import ResumableFit
+
+    options = OPTIONS | {"teacher": TEACHER, "epochs": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableFit, "epochs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), output=tmp_path, **options)
+    stored = np.load(tmp_path / "teacher.npy")
+    np.testing.assert_allclose(stored, keras_agnews.load(TEACHER).predict(TEXTS), atol=1e-6)
+    turned = (TEXTS[1:] + TEXTS[:1], LABELS[1:] + LABELS[:1])
+    mark = json.loads((tmp_path / "teacher.json").read_text())
+    keras_agnews.finetune(fresh_model(), turned, output=tmp_path, resume=True, **options)
+    other = fresh_model()
+    keras_agnews.finetune(other, turned, **options)
+    loaded = keras_agnews.load(tmp_path)
+    np.testing.assert_allclose(loaded.predict(TEXTS), other.predict(TEXTS), atol=1e-6)
+    assert mark["done"] == len(TEXTS)
+
+
+@pytest.mark.backend
+def test_what_cannot_teach_or_be_taught_is_said_at_the_start(tmp_path: Path) -> None:
+    data = (TEXTS, LABELS)
+
+    def run(**options: Any) -> Any:
+        return keras_agnews.finetune(fresh_model(), data, **OPTIONS, **options)
+
+    with pytest.raises(InputError, match="crops needs a teacher"):
+        run(crops=2)
+    with pytest.raises(InputError, match="teacher_embeddings needs a teacher"):
+        run(teacher_embeddings=True)
+    with pytest.raises(InputError, match="pretrain_epochs changes what recipe 'head' freezes"):
+        run(pretrain_epochs=1, recipe="head")
+    with pytest.raises(InputError, match="teacher must be a name"):
+        run(teacher=3)
+    with pytest.raises(keras_agnews.NotFoundError, match="no-such-model"):
+        run(teacher="no-such-model")
+    stranger = keras_agnews.load("tiny-transformer", weights=None, labels=["good", "bad"])
+    stranger.save_bundle(tmp_path)
+    with pytest.raises(InputError, match="has the labels good, bad, not World"):
+        run(teacher=tmp_path)
+    narrow = keras_agnews.load("small-bert-L4", weights=None)
+    with pytest.raises(InputError, match="32 columns, fewer than the 128"):
+        keras_agnews.finetune(narrow, data, teacher=TEACHER, teacher_embeddings=True, **OPTIONS)
+
+
+@pytest.mark.backend
+def test_an_entrys_teacher_is_not_asked_unless_one_says_so() -> None:
+    from keras_agnews.recipes import Recipe, make_recipe
+
+    clf = fresh_model()
+    recorded = {"epochs": 40, "learning_rate": 2e-3, "teacher": "minilm-L6", "crops": 3}
+    clf.describe(recipe=recorded | {"rows": 5, "start": "none"})
+    recipe = make_recipe(clf)
+    assert (recipe.epochs, recipe.learning_rate, recipe.crops) == (3, 2e-3, 0)
+    assert recipe.teacher is None
+    for options in ({}, {"teacher": "minilm-L6", "crops": 2}, {"pretrain_epochs": 3}):
+        recipe = Recipe(**options)
+        assert Recipe(**recipe.record()) == recipe
+    clf.describe(recipe={"epochs": 40})
+    assert make_recipe(clf).epochs == 40
