@@ -82,6 +82,8 @@ def initial_value(config: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     if len(shape) < 2:
         return np.full(shape, float(name.endswith("/gamma")), np.float32)
     value = np.random.standard_normal(shape)
+    if "recurrent" in name:  # orthogonal: its rows, as there are more columns
+        return np.linalg.qr(value.T)[0].T.astype(np.float32)
     while (far := np.abs(value) > 2).any():
         value[far] = np.random.standard_normal(far.sum())
     return (value * getattr(config, "initializer_range", 0.02)).astype(np.float32)
