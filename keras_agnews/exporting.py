@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from keras_agnews.configs import GruConfig
 from keras_agnews.errors import InputError, require
 from keras_agnews.exporters import huggingface, onnx
 from keras_agnews.graph_tokenizers import graph_tokenizer
@@ -88,6 +89,12 @@ def _onnx(classifier: Any, path: Path) -> None:
 
 
 def _tflite(classifier: Any, path: Path) -> None:
+    description = classifier.description
+    if isinstance(description.config, GruConfig):
+        raise InputError(
+            f"{description.name} is built by {description.builder!r}, whose loop over the words "
+            "TensorFlow Lite's own operations cannot run: export it as .onnx or as a SavedModel"
+        )
     if (backend := keras.backend.backend()) != "tensorflow":
         raise InputError(
             f"a TensorFlow Lite model is written by Keras on TensorFlow, not on {backend}: "

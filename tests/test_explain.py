@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ CONFIGS = {
 TEXTS = ["The rocket launch rises after a late storm", "Oil prices fall; markets in zqxj wins!"]
 
 
+@functools.cache  # what JAX has compiled for one serves every test of it
 def build(name: str) -> Any:
     """A classifier with weights so large that attention is far from uniform."""
     from keras_agnews.classifier import TextClassifier
@@ -198,12 +200,15 @@ def test_hard_texts(name: str) -> None:
 def test_weights_follow_training() -> None:
     """What was compiled for a model must not keep its old weights."""
     classifier = build("transformer")
-    before = keras_agnews.attention(classifier, TEXTS[0])
+    before = explained(classifier, TEXTS[0])
+    kept = {name: value.copy() for name, value in arrays(classifier).items()}
     for variable in classifier.model.weights:
         variable.assign(variable.value * 0.8)
     after = keras_agnews.attention(classifier, TEXTS[0])
-    assert np.abs(after.weights - before.weights).max() > 0.01
     logits, weights = reference(classifier, classifier.tokenizer.encode(TEXTS[0]))
+    for variable in classifier.model.weights:
+        variable.assign(kept[variable.path])
+    assert np.abs(after.weights - before.weights).max() > 0.01
     np.testing.assert_allclose(after.weights, weights, atol=1e-5)
     np.testing.assert_allclose(after.logits, logits, atol=1e-4)
 
@@ -220,7 +225,7 @@ def test_another_architecture_is_refused() -> None:
 
     from keras_agnews.classifier import TextClassifier
 
-    classifier = build("transformer")
+    classifier = TextClassifier(build("bert").description, build("bert").tokenizer)
     inputs = {"input_word_ids": keras.Input((None,), dtype="int32", name="input_word_ids")}
     hidden = keras.layers.Embedding(len(classifier.tokenizer.vocabulary), 4)(
         inputs["input_word_ids"]
@@ -228,6 +233,5 @@ def test_another_architecture_is_refused() -> None:
     hidden = keras.layers.GlobalAveragePooling1D()(hidden)
     hidden = keras.layers.Dropout(0.1, name="head_dropout")(hidden)
     classifier.model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(hidden))
-    assert isinstance(classifier, TextClassifier)
     with pytest.raises(InputError, match="has no transformer encoder, so there is no attention"):
         keras_agnews.attention(classifier, "a text")

@@ -48,7 +48,7 @@ def inputs_of(classifier: Any, length: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("kind", ["tiny-transformer", "gru-attention", "bert"])
+@pytest.mark.parametrize("kind", ["tiny-transformer", "bert"])
 def test_the_interpreter_gives_the_same_logits(kind: str, tmp_path: Path) -> None:
     needs_tensorflow()
     if kind != "bert":
@@ -75,3 +75,10 @@ def test_another_backend_is_refused(tmp_path: Path) -> None:
         pytest.skip("TensorFlow writes it")
     with pytest.raises(keras_agnews.InputError, match="KERAS_BACKEND=tensorflow"):
         keras_agnews.load("tiny-transformer").export(tmp_path / "model.tflite")
+
+
+def test_a_gru_is_refused(tmp_path: Path) -> None:
+    classifier = keras_agnews.load("gru-attention", weights=None)
+    with pytest.raises(keras_agnews.InputError, match=r"'gru'.*export it as \.onnx"):
+        classifier.export(tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
