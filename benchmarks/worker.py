@@ -240,6 +240,7 @@ def _start(job: Job) -> tuple[Turn, Facts]:
 def _training(job: Job) -> tuple[Turn, Facts]:
     import keras
 
+    from keras_agnews import batching
     from keras_agnews.recipes import make_optimizer, make_recipe
 
     clf = open_ours(job)
@@ -255,7 +256,7 @@ def _training(job: Job) -> tuple[Turn, Facts]:
 
     def turn() -> dict[str, Any]:
         start = time.perf_counter()
-        keras.Model.fit(clf.model, dataset, shuffle=False, verbose=0)
+        keras.Model.fit(clf.model, batching.for_keras(dataset), shuffle=False, verbose=0)
         return {"seconds": time.perf_counter() - start, "count": len(texts.texts)}
 
     def facts() -> dict[str, Any]:

@@ -224,3 +224,24 @@ class Batches(keras.utils.PyDataset):
 
     def _longest_first(self, rows: np.ndarray) -> np.ndarray:
         return np.argsort(-self._lengths[rows], kind="stable")
+
+
+def for_keras(batches: Batches) -> Any:
+    """What Keras's `fit` and `evaluate` are to get for these batches.
+
+    On TensorFlow it is a `tf.data.Dataset` that says that lengths vary: Keras takes the length of
+    the first two batches for that of all where the two agree, and fails at the first other one.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow as tf
+
+    def generate() -> Iterator[Any]:
+        yield from (batches[i] for i in range(len(batches)))
+        batches.on_epoch_end()
+
+    signature = tf.nest.map_structure(
+        lambda array: tf.TensorSpec([None] * array.ndim, array.dtype), batches[0]
+    )
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(1)

@@ -318,10 +318,10 @@ class TextClassifier(keras.Model):
             )
         self.describe(temperature=1.0, results=())
         return super().fit(
-            dataset,
+            _for_keras(dataset),
             epochs=epochs,
             shuffle=False,  # the dataset has done so
-            validation_data=validation_data,
+            validation_data=_for_keras(validation_data),
             class_weight=class_weight,
             **kwargs,
         )
@@ -337,13 +337,14 @@ class TextClassifier(keras.Model):
     ) -> Any:
         """Loss and metrics on texts and labels, as `keras.Model.evaluate` returns them."""
         if isinstance(x, keras.utils.PyDataset):
-            return super().evaluate(x, **kwargs)
+            return super().evaluate(_for_keras(x), **kwargs)
         texts = check_texts(x)
         if not len(texts):
             raise InputError("evaluate() needs at least one text")
         weights = None if sample_weight is None else np.asarray(sample_weight, np.float32)
         labels = self.label_ids(y, len(texts))
-        return super().evaluate(self.dataset(texts, labels, batch_size or 128, weights), **kwargs)
+        dataset = self.dataset(texts, labels, batch_size or 128, weights)
+        return super().evaluate(_for_keras(dataset), **kwargs)
 
     def dataset(
         self,
@@ -548,6 +549,10 @@ class TextClassifier(keras.Model):
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {v.path: keras.ops.convert_to_numpy(v.value) for v in self.model.weights}
+
+
+def _for_keras(dataset: Any) -> Any:
+    return batching.for_keras(dataset) if isinstance(dataset, batching.Batches) else dataset
 
 
 def check_texts(texts: Any) -> Sequence[str]:

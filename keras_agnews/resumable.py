@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from keras_agnews import bundle
-from keras_agnews.batching import Batches
+from keras_agnews.batching import Batches, for_keras
 from keras_agnews.errors import TrainingError
 from keras_agnews.recipes import Recipe, make_optimizer
 
@@ -92,7 +92,7 @@ class ResumableFit:
                 if len(self.dataset):
                     fitted = keras.Model.fit(
                         self.model,
-                        self.dataset,
+                        for_keras(self.dataset),
                         epochs=1,
                         shuffle=False,  # the dataset has done so, in a way that can be resumed
                         verbose=0,

@@ -141,3 +141,25 @@ def test_mismatched_labels_are_refused() -> None:
         batching.Batches(np.ones(4, int), np.ones(3, int), lambda rows, rng: rows)
     with pytest.raises(InputError, match="batch_size"):
         batching.Batches(np.ones(4, int), np.ones(4, int), lambda rows, rng: rows, 0)
+
+
+def test_keras_takes_batches_of_any_length() -> None:
+    """On TensorFlow, Keras takes the shapes of the first two batches for those of all."""
+    lengths = np.array([9, 9, 9, 9, 4, 4, 4], np.int32)
+
+    def fetch(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return np.ones((len(rows), int(lengths[rows].max())), np.float32)
+
+    class Mean(keras.Model):
+        def call(self, x: object) -> object:
+            return keras.ops.mean(x, axis=1, keepdims=True)
+
+    batches = batching.Batches(lengths, np.ones(7, np.float32), fetch, 2)
+    model = Mean()
+    model.compile(loss="mse")
+    assert model.evaluate(batching.for_keras(batches), verbose=0) == 0
+    drawn = batching.Batches(lengths, np.ones(7, np.float32), fetch, 2, shuffle=True, seed=0)
+    first = epoch_rows(drawn)
+    model.fit(batching.for_keras(drawn), epochs=2, shuffle=False, verbose=0)
+    assert sorted(map(len, epoch_rows(drawn))) == [1, 2, 2, 2]
+    assert epoch_rows(drawn) != first, "each epoch of fit draws anew"

@@ -35,7 +35,7 @@ def test_a_name_is_found_or_not() -> None:
 
 
 def test_an_unknown_builder_names_those_there_are() -> None:
-    with pytest.raises(BundleError, match=r"'rnn' is not registered \(known: bert, transformer\)"):
+    with pytest.raises(BundleError, match=r"'rnn' is not registered \(known: bert, gru, trans"):
         registry.builder("rnn")
 
 
