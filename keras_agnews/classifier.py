@@ -24,6 +24,7 @@ from keras_agnews.tokenizers import UNKNOWN, Tokenizer, write_vocabulary
 
 # Texts whose tokens are in memory at a time: enough to sort by length with little waste.
 WINDOW = 4_096
+_COMPUTING = 2  # threads that call the forward pass: one fills the gaps of the other
 _AHEAD = 64  # batches that wait for a compute thread: bounds memory, hides tokenization
 _DEFAULT_LEARNING_RATE = 1e-3
 
@@ -204,7 +205,7 @@ class TextClassifier(keras.Model):
             outputs[window][indices] = forward(inputs)[: len(indices)]
 
         # Other threads compute while this one tokenizes and pads what comes next.
-        pool = ThreadPoolExecutor(inference.workers(), "keras_agnews")
+        pool = ThreadPoolExecutor(_COMPUTING, "keras_agnews")
         running: deque[Future[None]] = deque()
         try:
             for window in batching.windows(len(texts), WINDOW):

@@ -43,15 +43,6 @@ def compile_forward(model: keras.Model) -> Forward:
     return run
 
 
-def workers() -> int:
-    """How many threads should call a forward pass at a time.
-
-    Two, so that one fills the gaps of the other; PyTorch's own threads wait actively, and more of
-    them than processors halve its speed.
-    """
-    return 1 if keras.backend.backend() == "torch" else 2
-
-
 def nested_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers of a model, or of a layer, and those inside them."""
     # Keras has no public way to walk the layers inside layers.
