@@ -6,7 +6,8 @@
 # 1. the data: AG News, four topics;
 # 2. a small transformer, built by hand;
 # 3. BERT from TF-Hub: frozen, then fine-tuned with warm-up and AdamW;
-# 4. BERT from Hugging Face: its tokens, and one short run with the encoder frozen.
+# 4. BERT from Hugging Face: its tokens, and one short run with the encoder frozen;
+# 5. attention, drawn.
 #
 # Each part says what the lesson saw and what one sees now. The figures are those of one run of
 # the full form, on PyTorch, where BERT's own weights were not to be had and random ones took their
@@ -401,6 +402,27 @@ x, y = batches(train, BATCHES)
 print(f"{math.ceil(len(y) / 32)} batches, {len(y):,} texts")
 history = base.fit(x, y, batch_size=32, validation_data=batches(held_out, 2), verbose=2)
 accuracies["BERT-base, frozen"] = history.history["val_accuracy"][-1]
+
+# %% [markdown]
+# ## 5. Attention, drawn
+#
+# **The lesson saw** additive attention from a decoder to its encoder, drawn as an alignment matrix.
+#
+# **Now** the attention of a text to itself, in the two heads of `tiny-transformer`. A row is a word
+# that looks, a column a word that is looked at, and a row adds up to 100 %. Spread evenly over
+# these eight words it would be 12 or 13 % each, and much of it is not far from that. What a word
+# does to the answer is another question. Integrated gradients answer it: it is "oil" that makes
+# this business.
+
+# %%
+seen = keras_agnews.attention(shipped, "Oil prices soar to an all-time record")
+for head, weights in enumerate(seen.weights[0]):
+    print(f"\nhead {head}  " + "".join(f"{token:>8}" for token in seen.tokens))
+    for token, row in zip(seen.tokens, weights, strict=True):
+        print(f"{token:8}" + "".join(f"{share:8.0%}" for share in row))
+print(f"\nwhat each word adds to the logit of {seen.label}")
+for token, value in zip(seen.tokens, seen.attribution, strict=True):
+    print(f"{token:8} {value:+5.1f} {'#' * round(8 * abs(value))}")
 
 # %% [markdown]
 # ## What came of it
