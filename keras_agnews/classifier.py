@@ -292,7 +292,7 @@ class TextClassifier(keras.Model):
 
         Returns: Keras's `History`. The temperature is 1 afterwards.
         """
-        if isinstance(x, keras.utils.PyDataset):
+        if _is_dataset(x):
             dataset = x
         else:
             texts, labels = check_texts(x), self.label_ids(y, len(check_texts(x)))
@@ -310,7 +310,7 @@ class TextClassifier(keras.Model):
             dataset = self.dataset(
                 texts, labels, batch_size or 32, weights, shuffle=shuffle, seed=seed
             )
-        if validation_data is not None and not isinstance(validation_data, keras.utils.PyDataset):
+        if validation_data is not None and not _is_dataset(validation_data):
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
                 raise InputError("validation_data must be (texts, labels)")
             texts = check_texts(validation_data[0])
@@ -337,7 +337,7 @@ class TextClassifier(keras.Model):
         **kwargs: Any,
     ) -> Any:
         """Loss and metrics on texts and labels, as `keras.Model.evaluate` returns them."""
-        if isinstance(x, keras.utils.PyDataset):
+        if _is_dataset(x):
             return super().evaluate(_for_keras(x), **kwargs)
         texts = check_texts(x)
         if not len(texts):
@@ -550,6 +550,11 @@ class TextClassifier(keras.Model):
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {v.path: keras.ops.convert_to_numpy(v.value) for v in self.model.weights}
+
+
+def _is_dataset(x: Any) -> bool:
+    """Whether it is batches already: Keras's own, or TensorFlow's, as which Keras gets ours."""
+    return isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec")
 
 
 def _for_keras(dataset: Any) -> Any:
