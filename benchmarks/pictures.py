@@ -107,8 +107,10 @@ def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Pa
             continue
         model = row.competitor if row.entry == CLASSIC else row.entry
         accuracy = known.get(model)
-        if row.precision != "float32":  # which has its cost; a part of the texts does not tell it
-            accuracy = row.accuracy if row.documents == 7_600 else None
+        # Less precision has its cost; a part of the texts does not tell it, nor do weights that are
+        # not the entry's.
+        if row.precision != "float32":
+            accuracy = row.accuracy if row.documents == 7_600 and accuracy is not None else None
         if accuracy is not None:
             points.append((row.docs_per_second, 100 * accuracy, row))
     if not points:

@@ -212,7 +212,10 @@ def block(name: str, results: Path) -> str:
 def _caption(device: str, found: Sequence[Row]) -> str:
     """Where, when and with what; and what the weights were, where they were not trained."""
     versions = dict.fromkeys(
-        part for row in found for part in row.versions.split(", ") if not part.startswith("python")
+        part
+        for row in found
+        for part in row.versions.split(", ")
+        if part and not part.startswith("python")
     )
     drawn: dict[str, list[str]] = {}
     for row in found:
