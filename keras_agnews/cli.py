@@ -48,7 +48,8 @@ INTERRUPTED, OUTPUT_CLOSED = 130, 141
 _READ_BYTES = 1 << 20
 _PATIENCE = 0.005
 _BATCH_LINES = 4_096
-# Rows that share half of their runs of three words tell the same story.
+# News that shares half of its runs of three words tells the same story. Of other rows, which may
+# all follow one pattern, duplicates alone are left out.
 _NEAR_DUPLICATES = 0.5
 _VALIDATION_FRACTION = 0.05
 
@@ -373,11 +374,12 @@ def _accuracy(description: Bundle) -> float | None:
 
 
 def _bytes(directory: Path, description: Bundle) -> int | None:
-    """Of the files of a bundle that has its weights beside it."""
+    """Of the files of a bundle that has weights, or a difference to others, beside it."""
     weights = description.weights
-    if weights is None or weights.source is not None:
+    if weights is None or (weights.source is not None and weights.delta is None):
         return None
-    names = (bundle.CONFIG_FILE, weights.file, description.vocabulary_file)
+    beside = weights.delta or weights.file
+    names = (bundle.CONFIG_FILE, beside, description.vocabulary_file)
     return sum((directory / name).stat().st_size for name in names)
 
 
@@ -399,6 +401,8 @@ def _whereabouts(directory: Path, description: Bundle) -> str:
     weights = description.weights
     if weights is None:
         return "none yet: train it"
+    if weights.delta is not None:
+        return f"a difference to {weights.source}"
     if weights.source is not None:
         return weights.source
     if directory.is_relative_to(registry.zoo_directory()):
@@ -806,7 +810,9 @@ def train(
     fraction = choices["validation_fraction"] or _VALIDATION_FRACTION
     if validation is None:
         # The same rows whatever the seed, so that runs with several can be compared.
-        rows, held_out = data_module.split_validation(rows, fraction, similarity=_NEAR_DUPLICATES)
+        news = set(rows.label_names) == set(data_module.LABELS)
+        similarity = _NEAR_DUPLICATES if news else 1.0
+        rows, held_out = data_module.split_validation(rows, fraction, similarity=similarity)
     else:
         held_out = data_module.load(validation, "test", **columns, label_names=clf.labels)
     terminal = _is_terminal(sys.stderr)

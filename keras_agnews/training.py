@@ -478,6 +478,9 @@ def _checked(classifier: TextClassifier, rows: Any, what: str) -> tuple[Sequence
         raise InputError(f"{what}: {error}") from None
 
 
+_FEW_STEPS, _ENOUGH_STEPS = 50, 300
+
+
 def _check_classes(classifier: TextClassifier, labels: np.ndarray, settings: Recipe) -> None:
     counts = np.bincount(labels, minlength=len(classifier.labels))
     if np.count_nonzero(counts) < 2:
@@ -492,6 +495,13 @@ def _check_classes(classifier: TextClassifier, labels: np.ndarray, settings: Rec
         warnings.warn(
             f"{len(labels)} training rows are fewer than batch_size {settings.batch_size}: each "
             "epoch is one small batch",
+            stacklevel=3,
+        )
+    of_epoch = settings.steps_per_epoch or -(-len(labels) // settings.batch_size)
+    if of_epoch * settings.epochs < _FEW_STEPS:
+        warnings.warn(
+            f"{of_epoch * settings.epochs} steps in all teach a model little: give more epochs, "
+            f"{-(-_ENOUGH_STEPS // of_epoch)} for {_ENOUGH_STEPS} steps",
             stacklevel=3,
         )
 

@@ -497,6 +497,7 @@ def test_train_on_rows_of_ones_own(model, invoke, tmp_path):
     assert shown["model"] == str(output)
     assert float(shown["validation accuracy"].removesuffix("%")) > 90
     assert bundle.read(output).labels == ("money", "sport")
+    assert "held out for validation, 0 duplicates" in bundle.read(output).recipe["data"]
     answers = invoke("classify", "--model", output, "oil shares", "coach season").stdout
     assert [line.split()[0] for line in answers.splitlines()] == ["money", "sport"]
 

@@ -407,3 +407,11 @@ def test_the_lessons_bert_base_with_the_encoder_frozen() -> None:
         validation_steps=2,
     )
     assert np.isfinite(result["history"][0]["validation_loss"])
+
+
+@pytest.mark.once
+def test_few_steps_are_told_with_the_epochs_that_would_do(recwarn: pytest.WarningsRecorder) -> None:
+    options = {**OPTIONS, "epochs": 1, "batch_size": len(TEXTS) // 2}
+    keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), **options)
+    told = [str(warning.message) for warning in recwarn if "steps in all" in str(warning.message)]
+    assert told == ["2 steps in all teach a model little: give more epochs, 150 for 300 steps"]
