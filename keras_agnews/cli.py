@@ -8,46 +8,45 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import io
 import json
-import logging
 import os
-import select
 import signal
 import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from keras_agnews import __version__, bundle, registry
 from keras_agnews.bundle import Bundle
+from keras_agnews.console import (
+    human_bytes,
+    is_terminal,
+    print_json,
+    print_pairs,
+    print_table,
+    printable,
+    progress,
+)
 from keras_agnews.errors import (
     InputError,
     KerasAgnewsError,
-    MissingDependencyError,
     NotFoundError,
 )
+from keras_agnews.startup import BACKENDS, start_backend, tensorflow_silenced
+from keras_agnews.streams import read_lines
 
 if TYPE_CHECKING:
     from keras_agnews.classifier import Prediction, TextClassifier
     from keras_agnews.data import Dataset
 
 DEFAULT_MODEL = "tiny-transformer"
-BACKENDS = ("tensorflow", "jax", "torch")
 # What a shell reports of a program that SIGINT or SIGPIPE ended.
 INTERRUPTED, OUTPUT_CLOSED = 130, 141
-# Standard input is read until there is so much, or so many seconds bring no more; and answered
-# so many lines at a time.
-_READ_BYTES = 1 << 20
-_PATIENCE = 0.005
-_BATCH_LINES = 4_096
 # News that shares half of its runs of three words tells the same story. Of other rows, which may
 # all follow one pattern, duplicates alone are left out.
 _NEAR_DUPLICATES = 0.5
@@ -187,54 +186,6 @@ def classify(
         sys.stdout.flush()
 
 
-def read_lines(stream: BinaryIO) -> Iterator[list[str]]:
-    """The lines of a stream as they come: few at a time if they come slowly, else many.
-
-    Lines end with LF or CRLF, the last one also without. They are UTF-8; what is not becomes
-    U+FFFD, and a byte order mark at the start is left out.
-    """
-    first, rest = True, [b""]
-    for chunk in _chunks(stream):
-        head, newline, tail = chunk.rpartition(b"\n")
-        if not newline:
-            rest.append(chunk)
-            continue
-        lines = b"".join((*rest, head)).split(b"\n")
-        rest = [tail]
-        for start in range(0, len(lines), _BATCH_LINES):
-            yield _decoded(lines[start : start + _BATCH_LINES], first)
-            first = False
-    if last := b"".join(rest):
-        yield _decoded([last], first)
-
-
-def _chunks(stream: BinaryIO) -> Iterator[bytes]:
-    """What a slow writer has written, at once; of a fast one, about `_READ_BYTES` at a time."""
-    read: Callable[[int], bytes] = stream.read1  # type: ignore[attr-defined]
-    while chunk := read(_READ_BYTES):
-        parts = [chunk]
-        # A pipe holds 64 KiB, too little for a good batch, and is filled again in no time.
-        while sum(map(len, parts)) < _READ_BYTES and _more_comes(stream):
-            if not (chunk := read(_READ_BYTES)):
-                break
-            parts.append(chunk)
-        yield b"".join(parts)
-
-
-def _more_comes(stream: BinaryIO) -> bool:
-    try:
-        return bool(select.select([stream], [], [], _PATIENCE)[0])
-    except (OSError, ValueError):  # not a file, or Windows, which selects sockets only
-        return False
-
-
-def _decoded(lines: list[bytes], first: bool) -> list[str]:
-    texts = [line.removesuffix(b"\r").decode("utf-8", "replace") for line in lines]
-    if first:
-        texts[0] = texts[0].removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")  # a byte order mark
-    return texts
-
-
 def _json_line(text: str, answer: Prediction, top: int | None, width: int) -> str:
     scores = answer.scores if top is None else dict(_best(answer, top))
     record = {
@@ -249,8 +200,8 @@ def _json_line(text: str, answer: Prediction, top: int | None, width: int) -> st
 
 def _text_line(text: str, answer: Prediction, top: int | None, width: int) -> str:
     best = [(answer.label, answer.score)] if top is None else _best(answer, top)
-    labels = "  ".join(f"{_printable(label):{width}}  {score:.3f}" for label, score in best)
-    return f"{labels}  {_printable(text)}\n"
+    labels = "  ".join(f"{printable(label):{width}}  {score:.3f}" for label, score in best)
+    return f"{labels}  {printable(text)}\n"
 
 
 def _best(answer: Prediction, top: int) -> list[tuple[str, float]]:
@@ -284,7 +235,7 @@ def explain_(name: str, text: str, output: Path, label: str | None, base: str | 
     seen = attention(clf, text, label=label)
     pages.write(output, explanation_page(seen, clf.description.name))
     answer = seen.prediction
-    _print_pairs({"label": answer.label, "score": f"{answer.score:.3f}", "page": str(output)})
+    print_pairs({"label": answer.label, "score": f"{answer.score:.3f}", "page": str(output)})
 
 
 # The zoo.
@@ -300,11 +251,11 @@ def list_(pattern: str, form: str) -> None:
         return
     rows = [_summary(name) for name in registry.list_models(pattern)]
     if form == "json":
-        _print_json(rows)
+        print_json(rows)
     elif not rows:
         raise NotFoundError(f"no model matches {pattern!r}: `keras-agnews list` shows all")
     else:
-        _print_table(
+        print_table(
             {"name": "<", "parameters": ">", "accuracy": ">", "size": ">", "weights": "<"},
             [
                 (row["name"], "", "", "", f"broken: {row['error']}")
@@ -326,11 +277,11 @@ def _list_hub(address: str, form: str) -> None:
 
     rows = hub.list_bundles(address)
     if form == "json":
-        _print_json(rows)
+        print_json(rows)
     elif not rows:
         raise NotFoundError(f"{address} shows no bundle; HF_TOKEN shows private ones")
     else:
-        _print_table(
+        print_table(
             {"name": "<", "accuracy": ">", "seen by": "<", "revision": "<"},
             [
                 (
@@ -386,15 +337,7 @@ def _bytes(directory: Path, description: Bundle) -> int | None:
 def _size(directory: Path, description: Bundle) -> str:
     if (count := _bytes(directory, description)) is None:
         return "" if description.weights is None else "on the Hub"
-    return _human(count)
-
-
-def _human(count: int) -> str:
-    value, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB"):
-        if value >= 1000:
-            value, unit = value / 1000, larger
-    return f"{value:.3g} {unit}"
+    return human_bytes(count)
 
 
 def _whereabouts(directory: Path, description: Bundle) -> str:
@@ -420,7 +363,7 @@ def info(name: str, form: str) -> None:
     values = description.to_dict()
     if form == "json":
         extra = {"parameters": description.parameters, "bytes": _bytes(directory, description)}
-        _print_json(values | extra | {"directory": str(directory)})
+        print_json(values | extra | {"directory": str(directory)})
         return
     shown = {
         "name": description.name,
@@ -440,7 +383,7 @@ def info(name: str, form: str) -> None:
         context = {k: v for k, v in result.items() if k not in ("metric", "value")}
         where = ", ".join(f"{k} {v}" for k, v in context.items())
         shown[f"result.{result.get('metric')}"] = f"{result.get('value')} ({where})"
-    _print_pairs(shown)
+    print_pairs(shown)
 
 
 # The Hub.
@@ -465,15 +408,15 @@ def push(model: str, repository: str, form: str, **options: Any) -> None:
 
     pushed = publish(_directory(model), repository, **options)
     if form == "json":
-        _print_json(dataclasses.asdict(pushed))
+        print_json(dataclasses.asdict(pushed))
         return
     verb = "would send" if options["dry_run"] else "sent"
-    sent = ", ".join(f"{path} ({_human(count)})" for path, count in pushed.files.items())
+    sent = ", ".join(f"{path} ({human_bytes(count)})" for path, count in pushed.files.items())
     shown = {"model": pushed.address, "commit": pushed.revision or "none yet"}
     shown[verb] = sent or "nothing: all of it is there"
     if pushed.pull_request:
         shown["pull request"] = pushed.pull_request
-    _print_pairs(shown)
+    print_pairs(shown)
 
 
 @commands.command()
@@ -497,9 +440,9 @@ def verify(source: str, revision: str | None, form: str) -> None:
 
     files = hub.verify(source, revision=revision)
     if form == "json":
-        _print_json([dataclasses.asdict(file) for file in files])
+        print_json([dataclasses.asdict(file) for file in files])
         return
-    _print_table(
+    print_table(
         {"file": "<", "SHA-256": "<", "agrees with": "<"},
         [(f.name, f.sha256, ", ".join(f.against) or "nothing to compare with") for f in files],
     )
@@ -578,7 +521,7 @@ def evaluate(
         for label, i in index.items()
     }
     if form == "json":
-        _print_json(
+        print_json(
             {
                 "model": clf.description.name,
                 "data": dataset.source,
@@ -597,7 +540,7 @@ def evaluate(
         )
         return
     note = f" ({dataset.note})" if dataset.note else ""
-    _print_pairs(
+    print_pairs(
         {
             "model": clf.description.name,
             "data": f"{dataset.source}{note}",
@@ -611,7 +554,7 @@ def evaluate(
         }
     )
     click.echo()
-    _print_table(
+    print_table(
         {"class": "<", "precision": ">", "recall": ">", "F1": ">", "rows": ">"},
         [
             (label, *(f"{c[key]:.2%}" for key in ("precision", "recall", "f1")), f"{c['rows']:,}")
@@ -619,7 +562,7 @@ def evaluate(
         ],
     )
     click.echo("\nConfusion matrix: a row is the true class, a column the answer.")
-    _print_table(
+    print_table(
         {"": "<"} | dict.fromkeys(clf.labels, ">"),
         [
             (label, *(f"{count:,}" for count in result.confusion[i].tolist()))
@@ -667,7 +610,7 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
     from keras_agnews.classifier import WINDOW
 
     predictions: list[Prediction] = []
-    for window in _progress(list(windows(len(texts), WINDOW)), "Classifying"):
+    for window in progress(list(windows(len(texts), WINDOW)), "Classifying"):
         predictions += clf.classify(texts[window])
     again = texts[:WINDOW]
     start = time.perf_counter()
@@ -781,7 +724,7 @@ def train(
         )
     columns = {"text_column": text_column, "label_column": label_column}
     rows = data_module.load(data, "train", **columns)
-    _start_backend()
+    start_backend()
     from keras_agnews.loading import open_checkpoint
 
     description = open_checkpoint(name).description
@@ -793,7 +736,7 @@ def train(
         recipe, choices, start = _replayed(description, given)
     import keras
 
-    with _tensorflow_silenced():  # this imports it, whatever the backend, as will `finetune`
+    with tensorflow_silenced():  # this imports it, whatever the backend, as will `finetune`
         keras.utils.set_random_seed(recipe["seed"] or 0)
     from keras_agnews import load
     from keras_agnews.training import finetune
@@ -815,7 +758,7 @@ def train(
         rows, held_out = data_module.split_validation(rows, fraction, similarity=similarity)
     else:
         held_out = data_module.load(validation, "test", **columns, label_names=clf.labels)
-    terminal = _is_terminal(sys.stderr)
+    terminal = is_terminal(sys.stderr)
     # Keras reports to standard output.
     with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if terminal else nowhere):
         result = finetune(
@@ -836,7 +779,7 @@ def train(
         )
     best = result["best_epoch"]
     accuracy = result["history"][best - 1]["validation_accuracy"]
-    _print_pairs(
+    print_pairs(
         {
             "best epoch": f"{best} of {len(result['history'])}",
             "validation accuracy": f"{accuracy:.2%}",
@@ -894,123 +837,7 @@ def _in_label_order(rows: Dataset, clf: TextClassifier) -> Dataset:
 
 
 def _load(name: str, **options: Any) -> TextClassifier:
-    _start_backend()
+    start_backend()
     from keras_agnews import load
 
     return load(name, **options)
-
-
-def _start_backend() -> None:
-    """Import Keras and the backend in use, without the noise that they make."""
-    name = os.environ.setdefault("KERAS_BACKEND", BACKENDS[0])
-    if name not in BACKENDS:
-        raise InputError(f"KERAS_BACKEND is {name!r}, not one of {', '.join(BACKENDS)}")
-    if importlib.util.find_spec(name) is None:
-        others = ", ".join(n for n in BACKENDS if n != name and importlib.util.find_spec(n))
-        raise MissingDependencyError(
-            f'the backend {name} is not installed: pip install "keras-agnews[{name}]"'
-            + (f", or choose one that is with --backend ({others})" if others else "")
-        )
-    if name == "jax":
-        # What has been compiled once is not compiled again by the next command.
-        from keras_agnews.data import cache_directory
-
-        cache = cache_directory() / "jax"
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-    for noisy in ("jax", "tensorflow"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    with _tensorflow_silenced():
-        importlib.import_module("keras")
-
-
-@contextlib.contextmanager
-def _tensorflow_silenced() -> Iterator[None]:
-    """Keep back what the import of TensorFlow writes to standard error, unless it fails.
-
-    Its C++ code writes to file descriptor 2 before its log level holds. Who sets that level to 0
-    wants to hear it all.
-    """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
-        yield
-        return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    try:
-        terminal = os.dup(2)
-    except OSError:  # closed, so there is nothing to keep quiet
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except Exception:
-            held.seek(0)
-            os.write(terminal, held.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-
-
-# What a person reads.
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and stream.isatty()
-
-
-def _progress(items: Sequence[Any], description: str) -> Iterable[Any]:
-    """The items, with a bar and the time left on standard error where that is a terminal."""
-    if not _is_terminal(sys.stderr):
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, description, console=Console(stderr=True), transient=True)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
-
-
-def _print_pairs(values: dict[str, Any]) -> None:
-    width = max(map(len, values))
-    for key, value in values.items():
-        click.echo(_printable(f"{key:{width}}  {value}".rstrip()))
-
-
-def _print_table(columns: dict[str, str], rows: list[tuple[str, ...]]) -> None:
-    """A table; on a terminal with rich's colors and wrapping, elsewhere plain and whole.
-
-    Args:
-        columns: title to alignment, `"<"` or `">"`.
-        rows: a str for each column.
-    """
-    rows = [tuple(map(_printable, row)) for row in rows]
-    if _is_terminal(sys.stdout):
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False)
-        for title, alignment in columns.items():
-            side: Literal["left", "right"] = "right" if alignment == ">" else "left"
-            table.add_column(title, justify=side, overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        Console(markup=False, highlight=False, emoji=False).print(table)
-        return
-    lines = [tuple(columns), *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = zip(line, columns.values(), widths, strict=True)
-        click.echo("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
-
-
-def _printable(text: str) -> str:
-    """`text` on one line, without characters that would steer a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else " " for c in text)

@@ -22,8 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_agnews import __version__, bundle
-from keras_agnews.cli import commands, read_lines
+from keras_agnews.cli import commands
 from keras_agnews.configs import TransformerConfig
+from keras_agnews.streams import read_lines
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
 TEXTS = (
