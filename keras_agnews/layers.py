@@ -18,7 +18,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_agnews.configs import ACTIVATIONS, BertConfig, GruConfig, TransformerConfig
+from keras_agnews.configs import ACTIVATIONS, BertConfig
 from keras_agnews.errors import InputError
 from keras_agnews.graph_tokenizers import graph_tokenizer
 from keras_agnews.tokenizers import WordPieceTokenizer
@@ -408,8 +408,37 @@ class MaskedMeanPooling(keras.layers.Layer):
         return (hidden_shape[0], hidden_shape[2])
 
 
+class _Encoder(_Layer):
+    """What encoders share: a dict of token ids in, and a number of `layers`."""
+
+    def __init__(self, arguments: dict[str, Any], **kwargs: Any) -> None:
+        # `layers` is what Keras calls the layers that a model holds.
+        arguments["num_layers"] = arguments.pop("layers")
+        super().__init__(arguments, **kwargs)
+
+    @classmethod
+    def arguments(cls, config: Any) -> dict[str, Any]:
+        """The constructor's arguments that a config has."""
+        names = inspect.signature(cls).parameters
+        return {name: getattr(config, name) for name in names if name != "kwargs"}
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config["layers"] = config.pop("num_layers")
+        return config
+
+    def _ids_shape(self, input_shape: Any) -> Any:
+        return input_shape["input_word_ids"] if isinstance(input_shape, dict) else input_shape
+
+    def _tokens(self, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        """Ids int32, and which of them are tokens: by the mask given, else where they are not 0."""
+        ids = ops.cast(inputs["input_word_ids"], "int32")
+        mask = inputs.get("input_mask")
+        return ids, ops.not_equal(ids, 0) if mask is None else ops.cast(mask, "bool")
+
+
 @register()
-class TransformerEncoder(_Layer):
+class TransformerEncoder(_Encoder):
     """Token ids to hidden states, with the names of TF-Hub's text encoder API.
 
     Args: those of `TransformerEmbedding` and `TransformerBlock`, and
@@ -461,7 +490,6 @@ class TransformerEncoder(_Layer):
         **kwargs: Any,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
-        arguments["num_layers"] = arguments.pop("layers")
         super().__init__(arguments, **kwargs)
         self.embedding = TransformerEmbedding(
             vocabulary_size,
@@ -494,19 +522,8 @@ class TransformerEncoder(_Layer):
         self.pooler_layer = self._dense(hidden_size, "pooler") if pooler else None
         self.mean_pooling = MaskedMeanPooling(dtype=self.dtype_policy, name="mean_pooling")
 
-    @classmethod
-    def arguments(cls, config: TransformerConfig) -> dict[str, Any]:
-        """The constructor's arguments that a config has."""
-        names = inspect.signature(TransformerEncoder).parameters
-        return {name: getattr(config, name) for name in names if name != "kwargs"}
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        config["layers"] = config.pop("num_layers")
-        return config
-
     def build(self, input_shape: Any) -> None:
-        ids = input_shape["input_word_ids"] if isinstance(input_shape, dict) else input_shape
+        ids = self._ids_shape(input_shape)
         self.embedding.build(ids)
         hidden = (*ids, self.hidden_size)
         for block in self.blocks:
@@ -518,9 +535,7 @@ class TransformerEncoder(_Layer):
     def call(
         self, inputs: Any, training: bool | None = None, positions: int | None = None
     ) -> dict[str, Any]:
-        ids = ops.cast(inputs["input_word_ids"], "int32")
-        mask = inputs.get("input_mask")
-        mask = ops.not_equal(ids, 0) if mask is None else ops.cast(mask, "bool")
+        ids, mask = self._tokens(inputs)
         # A text without tokens attends to its padding: any finite answer will do, NaN will not.
         attend = ops.logical_or(mask, ops.logical_not(ops.any(mask, axis=1, keepdims=True)))
         hidden = self.embedding(ids, types=inputs.get("input_type_ids"), training=training)
@@ -578,7 +593,7 @@ class BertEncoder(TransformerEncoder):
     def __init__(self, config: BertConfig | dict[str, Any], **kwargs: Any) -> None:
         if isinstance(config, dict):
             config = BertConfig.from_dict(config)
-        super().__init__(**self.arguments(config), **kwargs)
+        super().__init__(**TransformerEncoder.arguments(config), **kwargs)
         self.architecture = config
 
     def get_config(self) -> dict[str, Any]:
@@ -686,7 +701,7 @@ class AdditiveAttention(_Layer):
 
 
 @register()
-class GruEncoder(_Layer):
+class GruEncoder(_Encoder):
     """Token ids to the states of a bidirectional GRU, and these to one by additive attention.
 
     Sources: as `configs.GruConfig`, whose names the arguments have.
@@ -722,7 +737,6 @@ class GruEncoder(_Layer):
         **kwargs: Any,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
-        arguments["num_layers"] = arguments.pop("layers")
         super().__init__(arguments, **kwargs)
         initializer = TransformerInitializer(initializer_range)
         self.embedding = keras.layers.Embedding(
@@ -756,19 +770,8 @@ class GruEncoder(_Layer):
             name="attention",
         )
 
-    @classmethod
-    def arguments(cls, config: GruConfig) -> dict[str, Any]:
-        """The constructor's arguments that a config has."""
-        names = inspect.signature(GruEncoder).parameters
-        return {name: getattr(config, name) for name in names if name != "kwargs"}
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        config["layers"] = config.pop("num_layers")
-        return config
-
     def build(self, input_shape: Any) -> None:
-        ids = input_shape["input_word_ids"] if isinstance(input_shape, dict) else input_shape
+        ids = self._ids_shape(input_shape)
         self.embedding.build(ids)
         hidden = (*ids, self.embedding_size)
         for dropout, gru in zip(self.dropout_layers, self.gru_layers, strict=True):
@@ -778,9 +781,7 @@ class GruEncoder(_Layer):
         self.attention.build(hidden)
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
-        ids = ops.cast(inputs["input_word_ids"], "int32")
-        mask = inputs.get("input_mask")
-        mask = ops.not_equal(ids, 0) if mask is None else ops.cast(mask, "bool")
+        ids, mask = self._tokens(inputs)
         hidden = self.embedding(ids)
         outputs = []
         for dropout, gru in zip(self.dropout_layers, self.gru_layers, strict=True):
