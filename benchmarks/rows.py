@@ -18,8 +18,8 @@ ACCURACY_FILE = "accuracy.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """A cell and what came of it; what does not apply, or is not known, is `None`.
+class Row(Cell):
+    """A cell, whose fields it has too, and what came of it; what is not known is `None`.
 
     Attributes:
         work, entry, competitor, backend, batch, length, precision: as `Cell` has them.
@@ -56,13 +56,6 @@ class Row:
         date: UTC, ISO 8601.
     """
 
-    work: str
-    entry: str
-    competitor: str
-    backend: str
-    batch: int = 0
-    length: int = 0
-    precision: str = "float32"
     status: str
     note: str = ""
     turns: int | None = None

@@ -104,30 +104,25 @@ def _onnx(title: str, **rest: Any) -> Peer:
     return Peer(title, "onnx_runtime", backends=("onnxruntime",), package="onnxruntime", **rest)
 
 
+def _keras_hub(title: str, length: int, share: float) -> Peer:
+    return Peer(
+        title,
+        "keras_hub",
+        {"length": length},
+        "keras_hub",
+        backends=("jax",),
+        precisions=_FLOATS,
+        share=share,
+        package="keras_hub",
+    )
+
+
 PEERS: dict[str, Peer] = {
     "transformers": _transformers("transformers, eager, fused attention"),
     "transformers-compile": _transformers("transformers, torch.compile", options={"compiled": 1}),
     "transformers-pipeline": _transformers("transformers, pipeline", "transformers_pipeline"),
-    "keras-hub-128": Peer(
-        "KerasHub, length 128",
-        "keras_hub",
-        {"length": 128},
-        "keras_hub",
-        backends=("jax",),
-        precisions=_FLOATS,
-        share=1 / 8,
-        package="keras_hub",
-    ),
-    "keras-hub-512": Peer(
-        "KerasHub as it comes, length 512",
-        "keras_hub",
-        {"length": 512},
-        "keras_hub",
-        backends=("jax",),
-        precisions=_FLOATS,
-        share=1 / 32,
-        package="keras_hub",
-    ),
+    "keras-hub-128": _keras_hub("KerasHub, length 128", 128, 1 / 8),
+    "keras-hub-512": _keras_hub("KerasHub as it comes, length 512", 512, 1 / 32),
     "tfhub": Peer(
         "TF-Hub SavedModels",
         "tfhub",
