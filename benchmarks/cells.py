@@ -73,8 +73,16 @@ def all_cells(
     found = []
     for work in works:
         for entry in entries:
-            description = describe(entry)
-            found += list(_CELLS[work](entry, description, backends, peers, precisions, quick, gpu))
+            wanted = _Wanted(
+                entry=entry,
+                description=describe(entry),
+                backends=backends,
+                peers=peers,
+                precisions=precisions,
+                quick=quick,
+                gpu=gpu,
+            )
+            found += list(_CELLS[work](wanted))
         if work == "strings":
             found += _peer_cells(work, CLASSIC, CLASSIC, backends, peers, ("float32",))
     if gpu:
@@ -100,57 +108,51 @@ def describe(entry: str) -> bundle.Bundle:
     return bundle.read(directory)
 
 
-def _strings(
-    entry: str,
-    description: bundle.Bundle,
-    backends: Sequence[str],
-    peers: Sequence[str],
-    precisions: Sequence[str],
-    *_: bool,
-) -> Iterable[Cell]:
-    for backend in backends:
-        for precision in precisions:
-            yield Cell("strings", entry, OURS, backend, precision=precision)
-    yield from _peer_cells("strings", entry, description.builder, backends, peers, precisions)
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """Of which an entry's cells are made: what `all_cells` was given, and the entry."""
+
+    entry: str
+    description: bundle.Bundle
+    backends: Sequence[str]
+    peers: Sequence[str]
+    precisions: Sequence[str]
+    quick: bool
+    gpu: bool
+
+    def of_peers(self, work: str) -> list[Cell]:
+        kind = self.description.builder
+        return _peer_cells(work, self.entry, kind, self.backends, self.peers, self.precisions)
 
 
-def _model(
-    entry: str,
-    description: bundle.Bundle,
-    backends: Sequence[str],
-    peers: Sequence[str],
-    precisions: Sequence[str],
-    quick: bool,
-    gpu: bool,
-) -> Iterable[Cell]:
-    lengths = sorted({LENGTH, description.max_length})
-    batches = BATCHES if gpu or description.parameters < LARGE else BATCHES[:2]
-    for backend in backends:
-        for precision in precisions:
-            for length in lengths[:1] if quick else lengths:
-                for batch in BATCHES[1:2] if quick else batches:
-                    yield Cell("model", entry, OURS, backend, batch, length, precision)
+def _strings(wanted: _Wanted) -> Iterable[Cell]:
+    for backend in wanted.backends:
+        for precision in wanted.precisions:
+            yield Cell("strings", wanted.entry, OURS, backend, precision=precision)
+    yield from wanted.of_peers("strings")
 
 
-def _start(
-    entry: str, description: bundle.Bundle, backends: Sequence[str], *_: Any
-) -> Iterable[Cell]:
-    return (Cell("start", entry, OURS, backend) for backend in backends)
+def _model(wanted: _Wanted) -> Iterable[Cell]:
+    lengths = sorted({LENGTH, wanted.description.max_length})
+    small = wanted.gpu or wanted.description.parameters < LARGE
+    batches = BATCHES if small else BATCHES[:2]
+    for backend in wanted.backends:
+        for precision in wanted.precisions:
+            for length in lengths[:1] if wanted.quick else lengths:
+                for batch in BATCHES[1:2] if wanted.quick else batches:
+                    yield Cell("model", wanted.entry, OURS, backend, batch, length, precision)
 
 
-def _training(
-    entry: str,
-    description: bundle.Bundle,
-    backends: Sequence[str],
-    peers: Sequence[str],
-    precisions: Sequence[str],
-    *_: bool,
-) -> Iterable[Cell]:
-    for backend in backends:
-        for precision in precisions:
+def _start(wanted: _Wanted) -> Iterable[Cell]:
+    return (Cell("start", wanted.entry, OURS, backend) for backend in wanted.backends)
+
+
+def _training(wanted: _Wanted) -> Iterable[Cell]:
+    for backend in wanted.backends:
+        for precision in wanted.precisions:
             if precision != "int8":
-                yield Cell("training", entry, OURS, backend, TRAINING_BATCH, 0, precision)
-    for cell in _peer_cells("training", entry, description.builder, backends, peers, precisions):
+                yield Cell("training", wanted.entry, OURS, backend, TRAINING_BATCH, 0, precision)
+    for cell in wanted.of_peers("training"):
         yield dataclasses.replace(cell, batch=TRAINING_BATCH)
 
 
