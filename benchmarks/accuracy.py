@@ -21,6 +21,7 @@ from rich.progress import track
 
 from benchmarks import cells, peers, place, rows
 from keras_agnews import data, metrics, registry
+from keras_agnews.device import cpu_name
 from keras_agnews.errors import DownloadError, KerasAgnewsError, NotFoundError
 
 SEEDS = {"tfidf-svm": 1, "fasttext": 3}  # the first is the same for every seed
@@ -122,7 +123,7 @@ def of_peer(name: str, path: str | None, test: data.Dataset) -> dict[str, Any]:
         | {
             "train_rows": len(data.load_agnews("train", path).texts),
             "cost_minutes": statistics.median(seconds) / 60,
-            "cost_on": place.cpu_name(),
+            "cost_on": cpu_name(),
             "versions": place.versions(peer.package),
         }
     )

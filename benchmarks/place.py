@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import subprocess
 import sys
@@ -17,50 +16,17 @@ from typing import Any
 
 import numpy as np
 
-
-def gpu_at_hand() -> bool:
-    """Whether this machine has an NVIDIA GPU; imports no backend."""
-    try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    except OSError:
-        return False
-    return done.returncode == 0 and "GPU" in done.stdout
+from keras_agnews.device import cpu_name, gpu_name
 
 
 def device(gpu: bool) -> str:
     """The device at hand, by the name that the backends give it."""
-    if not gpu:
-        return cpu_name()
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    return f"GPU, {done.stdout.splitlines()[0].strip()}"
+    return (gpu and gpu_name()) or cpu_name()
 
 
 def installed(module: str) -> bool:
     """Whether there is such a module; imports none."""
     return importlib.util.find_spec(module) is not None
-
-
-def processor() -> str:
-    """The name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def cpus() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def cpu_name() -> str:
-    """The processor as a device, with the number of those in use."""
-    return f"CPU, {cpus()} x {processor()}"
 
 
 def commit() -> str:

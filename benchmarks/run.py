@@ -38,6 +38,7 @@ from benchmarks.peers import PEERS
 from benchmarks.rows import Row
 from benchmarks.texts import Texts, read_texts
 from keras_agnews import bundle, registry
+from keras_agnews.device import cpus, gpu_name
 from keras_agnews.errors import KerasAgnewsError
 
 WORKER = (sys.executable, "-m", "benchmarks.worker")
@@ -291,7 +292,7 @@ class Runner:
             "status": "ok",
             "weights": entry.weights,
             "device": place.device(self.gpu),
-            "cpus": place.cpus(),
+            "cpus": cpus(),
             "commit": place.commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -477,7 +478,7 @@ def main(
     where it is not to be had, texts of the same lengths are generated. Where an entry has no
     weights to be had, they are drawn, and the rows say so.
     """
-    gpu = place.gpu_at_hand()
+    gpu = gpu_name() is not None
     if backends is None:
         backends = [name for name in cells.BACKENDS if place.installed(name)]
     if entries is None:

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_agnews.device import on_cpu
 from keras_agnews.errors import InputError
 from keras_agnews.tokenizers import TokenIds
 
@@ -60,8 +61,7 @@ def tokens_per_batch() -> int:
     """About how many positions a batch should have on the backend and device at hand."""
     if not _COMPILED:
         return TOKENS_PER_BATCH
-    cpu = all(device.startswith("cpu") for device in keras.distribution.list_devices())
-    return _TOKENS_IN_CACHE if cpu else TOKENS_PER_BATCH
+    return _TOKENS_IN_CACHE if on_cpu() else TOKENS_PER_BATCH
 
 
 def full_rows(length: int, tokens: int) -> int:

@@ -684,6 +684,11 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
     help="Start from the teacher's token embeddings, projected.",
 )
 @click.option(
+    "--ema-momentum",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="End each epoch with the moving average of its weights; 0 for none.",
+)
+@click.option(
     "--pretrain-epochs",
     type=click.IntRange(min=0),
     help="First train the encoder to tell masked words of the texts.",

@@ -43,6 +43,8 @@ class Recipe:
         teacher_weight: share of the target that is the teacher's answer; the rest is the label.
         crops: so many random spans of each text are further rows, labelled by the teacher alone.
         teacher_embeddings: start from the teacher's token embeddings, projected.
+        ema_momentum: each epoch ends with the exponential moving average of its weights, of this
+            momentum a step; 0 for none.
         pretrain_epochs: passes of masked-language-model training over the texts, beforehand.
         pretrain_learning_rate: the peak of that.
     """
@@ -64,6 +66,7 @@ class Recipe:
     teacher_weight: float = 0.9
     crops: int = 0
     teacher_embeddings: bool = False
+    ema_momentum: float = 0.0
     pretrain_epochs: int = 0
     pretrain_learning_rate: float = 1e-3
 
@@ -97,6 +100,8 @@ class Recipe:
         if self.teacher is None:
             for name in ("teacher", "teacher_weight", "crops", "teacher_embeddings"):
                 del values[name]
+        if not self.ema_momentum:
+            del values["ema_momentum"]
         if not self.pretrain_epochs:
             del values["pretrain_epochs"], values["pretrain_learning_rate"]
         return values
@@ -117,6 +122,7 @@ _MOST = {
     "clip_norm": 1e6,
     "word_dropout": 1.0,
     "teacher_weight": 1.0,
+    "ema_momentum": 1.0,
     "pretrain_learning_rate": 10.0,
 }
 # A head on frozen features is a small convex problem: it wants larger steps and more of them.
@@ -133,6 +139,7 @@ _OF_THE_ENTRY = (
     "teacher_weight",
     "crops",
     "teacher_embeddings",
+    "ema_momentum",
     "pretrain_epochs",
     "pretrain_learning_rate",
 )
@@ -190,6 +197,8 @@ def make_optimizer(recipe: Recipe, total_steps: int) -> keras.optimizers.Optimiz
         weight_decay=recipe.weight_decay,
         epsilon=1e-8,
         global_clipnorm=recipe.clip_norm or None,
+        use_ema=recipe.ema_momentum > 0,
+        ema_momentum=recipe.ema_momentum,
     )
     # Keras compares a variable's name; on TensorFlow that is its path, with ":0" behind it.
     optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|gamma|beta)(:0)?$"])

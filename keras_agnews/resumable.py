@@ -45,6 +45,7 @@ class ResumableFit:
 
     Attributes:
         history: one dict an epoch, for the caller to fill; it is in the checkpoint.
+        preparation: the seconds of each thing that the caller did before; it too.
         steps: batches an epoch.
     """
 
@@ -60,8 +61,10 @@ class ResumableFit:
         self.model, self.dataset, self.settings = model, dataset, settings
         self.path, self.identity, self.stage = path, identity, stage
         self.history: list[dict[str, Any]] = []
+        self.preparation: dict[str, float] = {}
         self.torch_rng: np.ndarray | None = None
         self._next = (0, 0)  # epoch and batch
+        self._started = self._spent = 0.0  # when this epoch was, and seconds of it before that
         dataset.start_epoch(0)
         self.steps = len(dataset)
 
@@ -71,6 +74,11 @@ class ResumableFit:
         self.model.compile(optimizer=self.optimizer, loss=loss, **arguments)
         _seed_dropout(self.model, self.settings.seed)
         self.optimizer.build(self.model.trainable_variables)
+
+    @property
+    def seconds(self) -> float:
+        """What the epochs so far and their preparation have taken."""
+        return sum(self.preparation.values()) + sum(row["seconds"] for row in self.history)
 
     @property
     def finished(self) -> bool:
@@ -84,7 +92,8 @@ class ResumableFit:
         with progress_bar(progress, total * self.steps) as advance:
             for epoch in range(first, total):
                 advance(epoch * self.steps + batch, f"{self.stage} {epoch + 1}")
-                start = time.monotonic()
+                self._started = time.monotonic() - self._spent
+                self._spent = 0.0
                 self.dataset.start_epoch(epoch, batch)
                 watcher = _Watcher(self, epoch, batch, advance)
                 batch = 0
@@ -99,6 +108,9 @@ class ResumableFit:
                         callbacks=[watcher],
                     )
                     logs = {name: values[-1] for name, values in fitted.history.items()}
+                if self.settings.ema_momentum:
+                    # As `fit` has done, unless the checkpoint was of an epoch's last batch.
+                    self.optimizer.finalize_variable_values(self.model.trainable_variables)
                 if watcher.broken is not None or not math.isfinite(logs.get("loss", 0.0)):
                     where = "" if watcher.broken is None else f", batch {watcher.broken + 1}"
                     raise NotFiniteError(
@@ -109,14 +121,20 @@ class ResumableFit:
                     "loss": logs.get("loss"),
                     "accuracy": logs.get("accuracy"),
                     "learning_rate": float(self.optimizer.learning_rate),
-                    "seconds": time.monotonic() - start,
+                    "seconds": time.monotonic() - self._started,
                 }
 
     def checkpoint(self, epoch: int, batch: int) -> None:
         """Write everything that the run needs to go on, in one rename."""
         if self.path is None:
             return
-        state = {"epoch": epoch, "batch": batch, "history": self.history}
+        state = {
+            "epoch": epoch,
+            "batch": batch,
+            "history": self.history,
+            "preparation": self.preparation,
+            "spent": time.monotonic() - self._started if batch else 0.0,
+        }
         meta = {"state": json.dumps(state), "identity": json.dumps(self.identity)}
         scratch = self.path.with_name(f".{self.path.name}")
         bundle.save_tensors(dict(self._state()), self.path, scratch, meta)
@@ -150,6 +168,7 @@ class ResumableFit:
             if "torch_rng" in stored:
                 self.torch_rng = file.get_tensor("torch_rng").copy()
         self.history, self._next = state["history"], (state["epoch"], state["batch"])
+        self.preparation, self._spent = state["preparation"], state["spent"]
         return True
 
     def _state(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -210,7 +229,7 @@ def compute_once(
     path: Path | None,
     identity: str,
     progress: bool = False,
-) -> np.ndarray:
+) -> tuple[np.ndarray, float]:
     """An array of which the given rows are computed, in a file that a killed run goes on with.
 
     Args:
@@ -221,16 +240,18 @@ def compute_once(
         identity: what a file must be of to be gone on with.
         progress: whether a terminal shows a progress bar.
 
-    Returns: float32 of that shape, mapped from the file where there is one.
+    Returns: float32 of that shape, mapped from the file where there is one, and the seconds that it
+    took in all.
     """
-    done = 0
+    done, spent = 0, 0.0
     if path is None:
         array = np.zeros(shape, np.float32)
     else:
         mark = path.with_suffix(".json")
         found = bundle.read_json(mark) if path.exists() and mark.exists() else {}
         if found.get("identity") == identity:
-            array, done = np.lib.format.open_memmap(path, mode="r+"), found["done"]
+            array = np.lib.format.open_memmap(path, mode="r+")
+            done, spent = found["done"], found["seconds"]
         else:
             mark.unlink(missing_ok=True)
             array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
@@ -238,11 +259,14 @@ def compute_once(
         for start in range(done, len(rows), CHUNK):
             advance(start, "" if path is None else path.stem)
             chunk = rows[start : start + CHUNK]
+            began = time.monotonic()
             array[chunk] = compute(chunk)
+            spent += time.monotonic() - began
             if path is not None:
                 array.flush()  # type: ignore[attr-defined]
-                bundle.write_json(mark, {"identity": identity, "done": start + len(chunk)})
-    return array
+                state = {"identity": identity, "done": start + len(chunk), "seconds": spent}
+                bundle.write_json(mark, state)
+    return array, spent
 
 
 @contextlib.contextmanager

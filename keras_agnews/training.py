@@ -24,6 +24,7 @@ from keras import ops
 
 from keras_agnews import batching, bundle, loading
 from keras_agnews.classifier import TextClassifier, check_texts, softmax
+from keras_agnews.device import device_name
 from keras_agnews.distillation import Teacher, crop, start_embeddings, targets
 from keras_agnews.errors import InputError, TrainingError
 from keras_agnews.inference import compile_forward
@@ -124,8 +125,9 @@ class _Full:
             steps=settings.steps_per_epoch,
         )
 
-    def prepare(self, path: Path | None, identity: str, progress: bool) -> None:
-        """Nothing to do before the first epoch."""
+    def prepare(self, path: Path | None, identity: str, progress: bool) -> float:
+        """What is to do before the first epoch: nothing; gives the seconds that it took."""
+        return 0.0
 
     def finish_epoch(self) -> None:
         """Give the classifier what was trained; here it is what is trained."""
@@ -178,9 +180,9 @@ class _Head(_Full):
         )
         self._settings = settings
 
-    def prepare(self, path: Path | None, identity: str, progress: bool) -> None:
+    def prepare(self, path: Path | None, identity: str, progress: bool) -> float:
         """Compute the features, in a file where there is a path, so that a kill loses few."""
-        self._features = compute_once(
+        self._features, seconds = compute_once(
             lambda rows: self.classifier.features([self.texts[i] for i in rows]),
             _needed(self.dataset, self._settings),
             (len(self.texts), self._width),
@@ -188,6 +190,7 @@ class _Head(_Full):
             identity,
             progress,
         )
+        return seconds
 
     def validator(self, texts: Sequence[str]) -> Callable[[], np.ndarray]:
         features = self.classifier.features(texts)
@@ -279,7 +282,8 @@ class _Run:
         if not self.fit.restore():
             self._start(progress)
         if not self.fit.finished:
-            self.job.prepare(self._path(_FEATURES_FILE), self.digest, progress)
+            path = self._path(_FEATURES_FILE)
+            self.fit.preparation["features"] = self.job.prepare(path, self.digest, progress)
             if settings.teacher is not None:
                 self.job.dataset.labels = self._targets(progress)
         validate = None if self.held is None else self.job.validator(self.held[0])
@@ -337,11 +341,12 @@ class _Run:
         if settings.pretrain_epochs:
             path = self._path(_PRETRAINING_FILE)
             history = pretrain(self.classifier, self.texts, settings, path, self.identity, progress)
+            self.fit.preparation["pretraining"] = sum(row["seconds"] for row in history)
             if self.directory is not None:
                 _write_log(history, self.directory / _PRETRAINING_LOG)
 
     def _targets(self, progress: bool) -> np.ndarray:
-        answers = compute_once(
+        answers, self.fit.preparation["answers"] = compute_once(
             lambda rows: self.teacher.probabilities([self.all_texts[i] for i in rows]),
             _needed(self.job.dataset, self.settings),
             (len(self.all_texts), len(self.classifier.labels)),
@@ -446,8 +451,9 @@ class _Run:
 
     def _describe(self, row: dict[str, Any]) -> None:
         """Let the classifier tell how it was trained and, of this epoch, how well."""
+        cost = {"minutes": round(self.fit.seconds / 60, 1), "device": device_name()}
         self.classifier.describe(
-            recipe=self.settings.record() | self.record,
+            recipe=self.settings.record() | self.record | cost,
             results=self._results(row),
             temperature=row["temperature"],
         )
