@@ -111,6 +111,9 @@ class ResumableFit:
                 if self.settings.ema_momentum:
                     # As `fit` has done, unless the checkpoint was of an epoch's last batch.
                     self.optimizer.finalize_variable_values(self.model.trainable_variables)
+                    for variable in self.model.trainable_variables:
+                        # A copy: in a step, JAX takes the memory of the weight and of its average.
+                        variable.assign(np.array(ops.convert_to_numpy(variable.value)))
                 if watcher.broken is not None or not math.isfinite(logs.get("loss", 0.0)):
                     where = "" if watcher.broken is None else f", batch {watcher.broken + 1}"
                     raise NotFiniteError(

@@ -140,6 +140,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int) -> None:
 RESUMED: dict[str, dict[str, Any]] = {
     "full": {**OPTIONS, "recipe": "full", "word_dropout": 0.2},
     "head": {**OPTIONS, "recipe": "head"},
+    "averaged": {**OPTIONS, "ema_momentum": 0.7},
 }
 
 
@@ -186,6 +187,59 @@ def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
         fresh_model(), data, data, output=tmp_path / "b", resume=True, **options
     )
     assert again["history"] == result["history"], "a finished run has nothing left to do"
+
+
+def test_an_epoch_ends_with_the_moving_average_of_its_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from keras_agnews import resumable
+
+    options, data, steps = {**OPTIONS, "epochs": 1}, (TEXTS, LABELS), []
+    plain = fresh_model()
+
+    def end(watcher: Any, batch: int, logs: Any = None) -> None:
+        _ = watcher.model  # on JAX, this brings the model's variables up to date
+        steps.append([w.astype(np.float64) for w in weights(plain)])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resumable._Watcher, "on_train_batch_end", end)  # noqa: SLF001
+        keras_agnews.finetune(plain, data, **options)
+    average = steps[0]
+    for step in steps[1:]:
+        average = [0.7 * one + 0.3 * other for one, other in zip(average, step, strict=True)]
+    averaged = fresh_model()
+    keras_agnews.finetune(averaged, data, ema_momentum=0.7, **options)
+    trained = len(averaged.model.trainable_weights)
+    assert len(steps) == 4
+    assert trained
+    moved = 0.0
+    for one, expected, last in zip(weights(averaged), average, steps[-1], strict=True):
+        np.testing.assert_allclose(one, expected, atol=1e-5)
+        moved = max(moved, float(abs(one - last).max()))
+    assert moved > 1e-3
+
+
+@pytest.mark.once
+def test_a_run_records_what_it_cost_and_a_killed_one_both_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_agnews import resumable
+
+    clock = itertools.count(0, 60)  # a minute from one look to the next
+    monkeypatch.setattr(resumable.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)
+    data, options = (TEXTS, LABELS), {**OPTIONS, "epochs": 2, "output": tmp_path / "m"}
+    with monkeypatch.context() as patch:
+        kill_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            keras_agnews.finetune(fresh_model(), data, **options)
+    before = float(next(clock))
+    result = keras_agnews.finetune(fresh_model(), data, resume=True, **options)
+    seconds = [row["seconds"] for row in result["history"]]
+    recipe = keras_agnews.load(tmp_path / "m").description.recipe
+    assert recipe["minutes"] == sum(seconds) / 60
+    assert seconds[0] > before / 2 > 60, "the part before the kill counts"
+    assert recipe["device"].startswith(("CPU, ", "GPU, "))
 
 
 @pytest.mark.once
