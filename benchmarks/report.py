@@ -16,6 +16,8 @@ from benchmarks import cells, rows
 from benchmarks.cells import CLASSIC, OURS
 from benchmarks.peers import PEERS
 from benchmarks.rows import Row
+from keras_agnews import registry
+from keras_agnews.console import human_bytes
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
@@ -152,13 +154,46 @@ def _backend_table(found: Sequence[Row], text: Callable[[Row], str], head: str) 
     return _table([head, *(name.removeprefix("keras_agnews, ") for name in columns)], lines)
 
 
-def accuracy_table(results: Path) -> str:
-    """Of accuracy.csv: a row a model."""
+def zoo_table(results: Path) -> str:
+    """The zoo: a row an entry, smallest first."""
+    accuracies = {row["model"]: row["accuracy"] for row in _accuracies(results)}
+    lines = []
+    for entry in sorted(registry.list_models(), key=lambda name: cells.describe(name).parameters):
+        weights, directory = cells.describe(entry).weights, registry.find(entry)
+        assert weights is not None
+        assert directory is not None
+        where = "pretrained base, on the Hub"
+        if weights.beside is not None:
+            size = human_bytes((directory / weights.beside).stat().st_size)
+            where = f"shipped, {size}"
+            if weights.source is not None:
+                where = f"a difference, shipped, {size}; its base on the Hub"
+        measured = accuracies.get(entry)
+        lines.append(
+            [
+                f"`{entry}`",
+                f"{cells.describe(entry).parameters:,}",
+                f"{float(measured):.2%}" if measured else "not trained yet",
+                where,
+            ]
+        )
+    return _table(["name", "parameters", "accuracy on AG News test", "weights"], lines)
+
+
+def _accuracies(results: Path) -> list[dict[str, str]]:
+    """The rows of accuracy.csv."""
     file = results / rows.ACCURACY_FILE
     if not file.exists():
-        return _NOTHING.format("accuracy") + "\n"
+        return []
     with file.open(newline="", encoding="utf-8") as stream:
-        found = list(csv.DictReader(stream))
+        return list(csv.DictReader(stream))
+
+
+def accuracy_table(results: Path) -> str:
+    """Of accuracy.csv: a row a model."""
+    found = _accuracies(results)
+    if not found:
+        return _NOTHING.format("accuracy") + "\n"
     lines = []
     for row in found:
         if not row["accuracy"]:
@@ -192,12 +227,13 @@ _TABLES: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
     "start": ("start", start_table),
     "training": ("training", training_table),
 }
+_OTHER_TABLES = {"zoo": zoo_table, "accuracy": accuracy_table}
 
 
 def block(name: str, results: Path) -> str:
     """What stands between the markers of that name."""
-    if name == "accuracy":
-        return accuracy_table(results)
+    if name in _OTHER_TABLES:
+        return _OTHER_TABLES[name](results)
     if name not in _TABLES:
         raise click.ClickException(f"README has a block benchmarks:{name}, which is not known")
     work, table = _TABLES[name]

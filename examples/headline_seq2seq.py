@@ -421,14 +421,13 @@ def draw(path: Path, source: list[str], headline: list[str], weights: np.ndarray
     require("matplotlib", "bench", "to draw an alignment")
     from matplotlib.figure import Figure
 
-    size = (1.2 + 0.24 * len(source), 1.5 + 0.24 * len(headline))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=(1.2 + 0.24 * len(source), 1.5 + 0.24 * len(headline)))
     axes = figure.subplots()
     axes.imshow(weights, cmap="gray", vmin=0, vmax=1)
     axes.set_xticks(range(len(source)), source, rotation=90)
     axes.set_yticks(range(len(headline)), headline)
     axes.xaxis.tick_top()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 # The whole.

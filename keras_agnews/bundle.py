@@ -112,6 +112,8 @@ class Bundle:
         max_length: the longest text, in tokens; longer ones are cut.
         labels: the names of the classes, in the order of the logits.
         weights: where they are; `None` for a model that has none yet.
+        base: the pretrained model on a hub that weights beside the config were trained from, or
+            could be, where they are whole; a delta's is among its `weights`.
         temperature: logits are divided by it before the softmax.
         recipe: how the weights were trained.
         results: list of what was measured: data, metric, value, on what.
@@ -125,6 +127,7 @@ class Bundle:
     max_length: int
     labels: tuple[str, ...]
     weights: Weights | None = None
+    base: Weights | None = None
     temperature: float = 1.0
     recipe: dict[str, Any] = field(default_factory=dict)
     results: tuple[dict[str, Any], ...] = ()
@@ -134,6 +137,14 @@ class Bundle:
     def parameters(self) -> int:
         """Parameters of the model."""
         return sum(math.prod(shape) for shape in self.variables().values())
+
+    @property
+    def pretrained(self) -> Weights | None:
+        """Where the pretrained base is; `None` where there is none."""
+        own = self.weights
+        if own is None or own.source is None:
+            return self.base
+        return dataclasses.replace(own, delta=None, delta_sha256=None)
 
     @property
     def vocabulary_file(self) -> str:
@@ -180,9 +191,12 @@ class Bundle:
         values["config"] = self.config.to_dict()
         values["labels"] = list(self.labels)
         values["results"] = list(self.results)
-        if self.weights is not None:
-            known = dataclasses.asdict(self.weights)
-            values["weights"] = {k: v for k, v in known.items() if v is not None}
+        for name in ("weights", "base"):
+            if values[name] is not None:
+                known = dataclasses.asdict(values[name])
+                values[name] = {k: v for k, v in known.items() if v is not None}
+        if self.base is None:
+            del values["base"]  # few have one
         return values
 
     @classmethod
@@ -242,15 +256,25 @@ class Bundle:
         values["results"] = tuple(results)
         source = values.get("source")
         _check(source is None or isinstance(source, dict), "source must be an object")
-        weights = values.get("weights")
-        if weights is not None:
-            _check(isinstance(weights, dict), "weights must be an object")
-            known = {item.name for item in dataclasses.fields(Weights)}
-            if unknown := sorted(set(weights) - known):
-                raise BundleError(f"weights.{unknown[0]} is not a field")
-            _check("file" in weights, "weights.file is missing")
-            values["weights"] = Weights(**weights)
+        for name in ("weights", "base"):
+            values[name] = _weights(values.get(name), name)
+        base = values["base"]
+        _check(
+            base is None or (base.source is not None and base.delta is None),
+            "base must have a source, and no delta",
+        )
         return cls(**values)
+
+
+def _weights(values: Any, name: str) -> Weights | None:
+    if values is None:
+        return None
+    _check(isinstance(values, dict), f"{name} must be an object")
+    known = {item.name for item in dataclasses.fields(Weights)}
+    if unknown := sorted(set(values) - known):
+        raise BundleError(f"{name}.{unknown[0]} is not a field")
+    _check("file" in values, f"{name}.file is missing")
+    return Weights(**values)
 
 
 def read(directory: Path) -> Bundle:
@@ -446,14 +470,18 @@ def write(
         words.write_bytes("".join(f"{word}\n" for word in vocabulary).encode("utf-8"))
         save_tensors(stored if delta is None else dict(delta), weights, scratch)
         shutil.copymode(words, weights)  # the library lets nobody else read its files
+        base = bundle.pretrained
         if delta is None:
             pin = Weights(file=WEIGHTS_FILE, sha256=file_sha256(weights), dtype=dtype)
         else:
-            assert bundle.weights is not None
-            pin = dataclasses.replace(
-                bundle.weights, delta=DELTA_FILE, delta_sha256=file_sha256(weights), dtype=None
+            assert base is not None
+            pin, base = (
+                dataclasses.replace(
+                    base, delta=DELTA_FILE, delta_sha256=file_sha256(weights), dtype=None
+                ),
+                None,
             )
-        return canonical(dataclasses.replace(bundle, weights=pin))
+        return canonical(dataclasses.replace(bundle, weights=pin, base=base))
 
     final = _install(directory, stage)
     if card is not None and not (directory / CARD_FILE).exists():

@@ -828,8 +828,7 @@ def _replayed(
 def _default_start(name: str, description: Bundle) -> str:
     if registry.find(name) is None:
         return "best"
-    has_base = description.weights is not None and description.weights.source is not None
-    return "pretrained" if has_base else "none"
+    return "none" if description.pretrained is None else "pretrained"
 
 
 def _in_label_order(rows: Dataset, clf: TextClassifier) -> Dataset:

@@ -190,7 +190,7 @@ def open_checkpoint(
 
 def open_base(description: Bundle, base: str | os.PathLike[str] | None = None) -> Checkpoint:
     """The pretrained base that a bundle pins on a hub, or the same files from a directory."""
-    pin, pooling = description.weights, getattr(description.config, "pooling", None)
+    pin, pooling = description.pretrained, getattr(description.config, "pooling", None)
     if pin is None or pin.source is None:
         raise NotFoundError(
             f"{description.name} has no pretrained base: weights='best' has what it was "

@@ -437,7 +437,6 @@ class _Run:
         assert self.directory is not None
         assert self.best is not None
         encoder = self.pinned.config.encoder_variables()
-        self.classifier.describe(weights=self.pinned.weights)
         self.classifier.save_bundle(
             self.directory, base=self._open_base().arrays(encoder), rank=rank
         )
