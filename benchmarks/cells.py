@@ -200,8 +200,9 @@ def flops(config: Any, length: int, texts: int = 1) -> int:
     Two a multiply-add, of the matrix products alone, as PaLM's MFU counts them (Chowdhery et al.
     2022, arXiv:2204.02311, appendix B): with hidden size H, heads of A columns together,
     feed-forward size F and n tokens, a layer has `2 n (4 H A + 2 H F)` in its projections and
-    `4 n n A` in its attention. That is the plain network's work, whatever is saved of it. Of
-    another architecture, each matrix but the embeddings is counted once a token.
+    `4 n n A` in its attention. It is the work that the answer needs, not what somebody does: where
+    the first token alone is classified, the last layer has queries, output and feed-forward of
+    that one. Of another architecture, each matrix but the embeddings is counted once a token.
     """
     if not isinstance(config, TransformerConfig):
         matrices = (
@@ -211,7 +212,13 @@ def flops(config: Any, length: int, texts: int = 1) -> int:
         )
         return 2 * texts * length * sum(matrices)
     hidden, attention = config.hidden_size, config.heads * config.head_width
-    projections = 4 * hidden * attention + 2 * hidden * config.feed_forward_size
-    layer = 2 * length * projections + 4 * length * length * attention
+    of_keys = 2 * hidden * attention  # and of values
+    of_queries = of_keys + 2 * hidden * config.feed_forward_size
+
+    def layer(queries: int) -> int:
+        products = length * of_keys + queries * of_queries
+        return 2 * products + 4 * queries * length * attention
+
+    last = layer(1 if config.pooling == "first" else length)
     head = 2 * hidden * (hidden * config.pooler + config.head_size)
-    return texts * (config.layers * layer + head)
+    return texts * ((config.layers - 1) * layer(length) + last + head)

@@ -30,8 +30,7 @@ class Row(Cell):
         docs_per_second: of the median turn; sequences a second of "model".
         slowest, fastest: documents a second of the slowest and the fastest turn.
         ms_per_batch: of the median turn, where the batch is fixed.
-        flops_per_second: of the plain network on the tokens, by `cells.flops`; three times a
-            forward pass in training.
+        flops_per_second: that the answers need, by `cells.flops`; three times as many in training.
         peak_flops_per_second: of large matrix products in the same process.
         mfu: the share that the one is of the other.
         tokens_per_second: of the entry's tokenizer, padding not counted.
