@@ -27,6 +27,7 @@ _COMPILED = keras.backend.backend() != "torch"
 # PyTorch, where every operation of a batch costs a call; on an accelerator, enough to fill it.
 TOKENS_PER_BATCH = 8_192
 _TOKENS_IN_CACHE = 2_048
+_NARROW, _NARROW_TOKENS_IN_CACHE = 64, 4_096
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,15 @@ def bucket(length: int, limit: int) -> int:
 
 
 @functools.cache
-def tokens_per_batch() -> int:
-    """About how many positions a batch should have on the backend and device at hand."""
-    if not _COMPILED:
+def tokens_per_batch(width: int | None = None) -> int:
+    """About how many positions a batch should have on the backend and device at hand.
+
+    `width` is the model's hidden size, where it has one.
+    """
+    if not _COMPILED or not on_cpu():
         return TOKENS_PER_BATCH
-    return _TOKENS_IN_CACHE if on_cpu() else TOKENS_PER_BATCH
+    narrow = width is not None and width <= _NARROW
+    return _NARROW_TOKENS_IN_CACHE if narrow else _TOKENS_IN_CACHE
 
 
 def full_rows(length: int, tokens: int) -> int:

@@ -204,6 +204,7 @@ class TextClassifier(keras.Model):
         def compute(window: slice, inputs: dict[str, np.ndarray], indices: np.ndarray) -> None:
             outputs[window][indices] = forward(inputs)[: len(indices)]
 
+        tokens = batching.tokens_per_batch(getattr(self.description.config, "hidden_size", None))
         # Other threads compute while this one tokenizes and pads what comes next.
         pool = ThreadPoolExecutor(_COMPUTING, "keras_agnews")
         running: deque[Future[None]] = deque()
@@ -211,7 +212,9 @@ class TextClassifier(keras.Model):
             for window in batching.windows(len(texts), WINDOW):
                 ids = self.tokenizer.batch(texts[window])
                 truncated[window] = ids.truncated
-                for batch in batching.plan(ids.lengths, self.max_length, max_rows=batch_size):
+                for batch in batching.plan(
+                    ids.lengths, self.max_length, max_rows=batch_size, tokens=tokens
+                ):
                     matrix = batching.pad(ids, batch.indices, batch.rows, batch.length)
                     while len(running) >= _AHEAD:
                         running.popleft().result()

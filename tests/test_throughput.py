@@ -31,6 +31,11 @@ def test_padding_and_shapes_stay_few() -> None:
         padding = 1 - lengths.sum() / sum(batch.positions for batch in batches)
         assert padding <= most_padding
         assert not compiled or len({(batch.rows, batch.length) for batch in batches}) <= most_shapes
+    lengths = generate_lengths(4_000, rng)
+    narrow = batching.plan(lengths, 256, tokens=batching.tokens_per_batch(32))
+    assert 1 - lengths.sum() / sum(batch.positions for batch in narrow) <= 0.11
+    assert not compiled or len({(batch.rows, batch.length) for batch in narrow}) <= 9
+    assert len(narrow) <= 60, "each costs a call, which weighs much in a narrow model"
     # Requests of any size, as a service gets them, share their shapes.
     shapes = {
         (batch.rows, batch.length)
