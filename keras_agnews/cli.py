@@ -51,6 +51,7 @@ INTERRUPTED, OUTPUT_CLOSED = 130, 141
 # all follow one pattern, duplicates alone are left out.
 _NEAR_DUPLICATES = 0.5
 _VALIDATION_FRACTION = 0.05
+_VALIDATION = "validation"  # as `finetune` calls the rows that chose the epoch
 
 
 class _Commands(click.Group):
@@ -263,7 +264,7 @@ def list_(pattern: str, form: str) -> None:
                 else (
                     row["name"],
                     f"{row['parameters']:,}",
-                    "" if row["accuracy"] is None else f"{row['accuracy']:.1%}",
+                    _percent(row["accuracy"], row["accuracy_on"]),
                     row["size"],
                     row["weights"],
                 )
@@ -302,7 +303,7 @@ def _summary(name: str) -> dict[str, Any]:
         return {
             "name": name,
             "parameters": description.parameters,
-            "accuracy": _accuracy(description),
+            **_accuracy(description),
             "bytes": _bytes(directory, description),
             "size": _size(directory, description),
             "weights": _whereabouts(directory, description),
@@ -319,9 +320,21 @@ def _directory(name: str) -> Path:
     return directory
 
 
-def _accuracy(description: Bundle) -> float | None:
-    measured = (r.get("value") for r in description.results if r.get("metric") == "accuracy")
-    return next((float(value) for value in measured if isinstance(value, (int, float))), None)
+def _accuracy(description: Bundle) -> dict[str, Any]:
+    """The accuracy and the data that it was measured on: the validation rows at the last."""
+    measured = [
+        {"accuracy": float(row["value"]), "accuracy_on": str(row.get("data", ""))}
+        for row in description.results
+        if row.get("metric") == "accuracy" and isinstance(row.get("value"), (int, float))
+    ]
+    measured.sort(key=lambda row: row["accuracy_on"] == _VALIDATION)
+    return next(iter(measured), {"accuracy": None, "accuracy_on": None})
+
+
+def _percent(accuracy: float | None, data: str | None) -> str:
+    if accuracy is None:
+        return ""
+    return f"{accuracy:.1%}" + (" of validation" if data == _VALIDATION else "")
 
 
 def _bytes(directory: Path, description: Bundle) -> int | None:

@@ -149,6 +149,17 @@ def test_list_shows_what_a_third_party_registered(model):
     assert entry["parameters"] == parameters
 
 
+def test_list_tells_validation_from_test(model):
+    own = {"data": "validation", "metric": "accuracy", "value": 0.95}
+    write_bundle(model.parent / "trained", results=(own,))
+    measured = {"data": "agnews test", "metric": "accuracy", "value": 0.9}
+    write_bundle(model.parent / "measured", results=(own, measured))
+    result = run_with_registered(model.parent, "list")
+    rows = {line.split()[0]: line for line in result.stdout.splitlines()}
+    assert " 95.0% of validation " in rows["trained"]
+    assert " 90.0% " in rows["measured"]
+
+
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals on this system")
 def test_list_is_a_table_on_a_terminal(model):
     ours, theirs = os.openpty()
