@@ -98,5 +98,5 @@ def write_golden(name: str, texts: list[str]) -> None:
 if __name__ == "__main__":
     from conftest import HARD_TEXTS, SENTENCES
 
-    for shipped in ("tiny-transformer", "gru-attention"):
+    for shipped in ("tiny-transformer", "gru-attention", "small-bert-L4"):
         write_golden(shipped, [text for text, _ in SENTENCES] + HARD_TEXTS)
