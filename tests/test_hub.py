@@ -392,7 +392,7 @@ import keras, keras_agnews
 from keras_agnews.errors import DownloadError, NotFoundError
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    classifier = keras_agnews.load("small-bert-L4")
+    classifier = keras_agnews.load("small-bert-L4", weights="pretrained")
 ids = keras.ops.convert_to_tensor([classifier.tokenizer.encode("I love transformers")])
 pooled = keras.ops.convert_to_numpy(classifier.encoder({"input_word_ids": ids})["pooled_output"])
 answer = {"warnings": [str(w.message) for w in caught if w.category is UserWarning],
