@@ -168,15 +168,11 @@ def zoo_table(results: Path) -> str:
             where = f"shipped, {size}"
             if weights.source is not None:
                 where = f"a difference, shipped, {size}; its base on the Hub"
-        measured = accuracies.get(entry)
-        lines.append(
-            [
-                f"`{entry}`",
-                f"{cells.describe(entry).parameters:,}",
-                f"{float(measured):.2%}" if measured else "not trained yet",
-                where,
-            ]
-        )
+        accuracy = "not trained yet" if weights.beside is None else "not measured yet"
+        if accuracies.get(entry):
+            accuracy = f"{float(accuracies[entry]):.2%}"
+        parameters = f"{cells.describe(entry).parameters:,}"
+        lines.append([f"`{entry}`", parameters, accuracy, where])
     return _table(["name", "parameters", "accuracy on AG News test", "weights"], lines)
 
 

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -519,6 +520,18 @@ def test_accuracy_has_a_row_for_what_has_learnt_and_for_what_is_missing(
     table = report.accuracy_table(tmp_path)
     assert "| TF-IDF bigrams, linear SVM | 100.00% | 1.0000 |  | 16 |" in table
     assert "| fastText, bigrams | not installed |" in table
+
+
+def test_the_zoos_table_has_every_entry_and_what_is_known_of_it(tmp_path: Path) -> None:
+    (tmp_path / "accuracy.csv").write_text("model,accuracy\ntiny-transformer,0.5\nfasttext,0.9\n")
+    _, _, *lines = report.zoo_table(tmp_path).splitlines()
+    cells_of = {line.split("`")[1]: [c.strip() for c in line.split("|")[2:5]] for line in lines}
+    assert sorted(cells_of) == registry.list_models()
+    assert next(iter(cells_of)) == "tiny-transformer", "the smallest first"
+    assert cells_of["tiny-transformer"] == ["659,592", "50.00%", "shipped, 1.32 MB"]
+    assert cells_of["small-bert-L4"][1] == "not measured yet"
+    assert cells_of["bert-base"][1:] == ["not trained yet", "pretrained base, on the Hub"]
+    assert re.fullmatch(r"a difference, shipped, \S+ MB; .* Hub", cells_of["minilm-L6"][2])
 
 
 @pytest.mark.parametrize(
