@@ -28,6 +28,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
 )
 GREY = "#8a8a8a"
 # Ours by backend, and the peers: a colour a family, a marker each, so that either way suffices.
+FILLS = {"bfloat16": "white", "int8": "#a9d3ee"}
 BACKEND_MARKERS = {"jax": "o", "tensorflow": "s", "torch": "^"}
 MARKERS: dict[str, tuple[str, str]] = {
     "transformers": (ORANGE, "s"),
@@ -77,15 +78,16 @@ def draw(results: Path) -> list[Path]:
 
 
 def _look(row: Row) -> dict[str, Any]:
-    """Colour and marker of a competitor; reduced precision of ours is hollow."""
+    """Colour and marker of a competitor; reduced precision of ours is hollow or pale."""
     if row.competitor in MARKERS:
         colour, marker = MARKERS[row.competitor]
     else:
         colour = BLUE if row.competitor == OURS else SKY
         marker = BACKEND_MARKERS[row.backend]
-    hollow = row.competitor == OURS and row.precision != "float32"
-    edge = colour if hollow else "white"
-    return {"color": colour, "marker": marker, "mfc": "white" if hollow else colour, "mec": edge}
+    fill, edge = colour, "white"
+    if row.competitor == OURS and row.precision != "float32":
+        fill, edge = FILLS[row.precision], colour
+    return {"color": colour, "marker": marker, "mfc": fill, "mec": edge}
 
 
 def accuracies(results: Path) -> dict[str, float]:
