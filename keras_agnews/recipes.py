@@ -134,6 +134,7 @@ _KIND_DEFAULTS: dict[str, dict[str, Any]] = {
 # What an entry was made with, and what does not suit another's rows unasked.
 _OF_THE_ENTRY = (
     "seed",
+    "mixed_precision",  # faster on some machines and backends, slower on others
     "delta_rank",
     "teacher",
     "teacher_weight",

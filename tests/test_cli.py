@@ -541,7 +541,7 @@ def test_the_shipped_recipe_makes_the_model_again(model, invoke, tmp_path):
     assert one.keys() == other.keys()
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name])
-    assert bundle.read(tmp_path / "second").recipe == record
+    assert bundle.read(tmp_path / "second").recipe | {"minutes": record["minutes"]} == record
     assert bundle.read(tmp_path / "second").temperature == bundle.read(first).temperature
 
     for option, value in (("--epochs", 3), ("--dtype", "float32"), ("--weights", "pretrained")):

@@ -250,10 +250,11 @@ def test_an_entrys_teacher_is_not_asked_unless_one_says_so() -> None:
 
     clf = fresh_model()
     recorded = {"epochs": 40, "learning_rate": 2e-3, "teacher": "minilm-L6", "crops": 3}
-    clf.describe(recipe=recorded | {"rows": 5, "start": "none"})
+    clf.describe(recipe=recorded | {"rows": 5, "start": "none", "mixed_precision": True})
     recipe = make_recipe(clf)
     assert (recipe.epochs, recipe.learning_rate, recipe.crops) == (3, 2e-3, 0)
     assert recipe.teacher is None
+    assert not recipe.mixed_precision, "that suits a machine, not rows"
     for options in ({}, {"teacher": "minilm-L6", "crops": 2}, {"pretrain_epochs": 3}):
         recipe = Recipe(**options)
         assert Recipe(**recipe.record()) == recipe

@@ -779,7 +779,9 @@ def test_entries(name: str, config: BertConfig, encoder: int, whole: int) -> Non
     card = (directory / "README.md").read_text(encoding="utf-8")
     assert f"{encoder:,}" in card
     assert f"{whole:,}" in card
-    assert description.weights.sha256 in card
+    assert description.pretrained is not None
+    assert description.pretrained.sha256 in card
+    assert description.pretrained.source.removeprefix("hf://") in card
     vocabulary = file_sha256(directory / "vocab.txt")
     assert vocabulary == "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 
