@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,19 +89,13 @@ def _look(row: Row) -> dict[str, Any]:
     return {"color": colour, "marker": marker, "mfc": fill, "mec": edge}
 
 
-def accuracies(results: Path) -> dict[str, float]:
-    """From an entry or a classic peer to its accuracy on the test split."""
-    file = results / rows.ACCURACY_FILE
-    if not file.exists():
-        return {}
-    with file.open(newline="", encoding="utf-8") as stream:
-        found = csv.DictReader(stream)
-        return {row["model"]: float(row["accuracy"]) for row in found if row["accuracy"]}
-
-
 def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Path) -> Any:
     """A point for each entry and competitor, and the frontier of what nothing beats in both."""
-    known = accuracies(results)
+    known = {
+        row["model"]: float(row["accuracy"])
+        for row in rows.read_accuracies(results)
+        if row["accuracy"]
+    }
     points = []
     for row in found:
         if row.work != "strings" or row.docs_per_second is None:

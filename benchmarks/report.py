@@ -5,7 +5,6 @@ With --check nothing is written, and the exit code is 1 where README is not what
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -156,7 +155,7 @@ def _backend_table(found: Sequence[Row], text: Callable[[Row], str], head: str) 
 
 def zoo_table(results: Path) -> str:
     """The zoo: a row an entry, smallest first."""
-    accuracies = {row["model"]: row["accuracy"] for row in _accuracies(results)}
+    accuracies = {row["model"]: row["accuracy"] for row in rows.read_accuracies(results)}
     lines = []
     for entry in sorted(registry.list_models(), key=lambda name: cells.describe(name).parameters):
         weights, directory = cells.describe(entry).weights, registry.find(entry)
@@ -176,18 +175,9 @@ def zoo_table(results: Path) -> str:
     return _table(["name", "parameters", "accuracy on AG News test", "weights"], lines)
 
 
-def _accuracies(results: Path) -> list[dict[str, str]]:
-    """The rows of accuracy.csv."""
-    file = results / rows.ACCURACY_FILE
-    if not file.exists():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
 def accuracy_table(results: Path) -> str:
     """Of accuracy.csv: a row a model."""
-    found = _accuracies(results)
+    found = rows.read_accuracies(results)
     if not found:
         return _NOTHING.format("accuracy") + "\n"
     lines = []

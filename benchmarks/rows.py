@@ -132,6 +132,15 @@ def read(directory: Path) -> list[Row]:
     return found
 
 
+def read_accuracies(directory: Path) -> list[dict[str, str]]:
+    """The rows of accuracy.csv, none where there is no such file."""
+    file = directory / ACCURACY_FILE
+    if not file.exists():
+        return []
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
 def read_file(file: Path) -> list[Row]:
     with file.open(newline="", encoding="utf-8") as stream:
         return [Row.from_dict(values) for values in csv.DictReader(stream)]

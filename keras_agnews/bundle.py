@@ -470,18 +470,13 @@ def write(
         words.write_bytes("".join(f"{word}\n" for word in vocabulary).encode("utf-8"))
         save_tensors(stored if delta is None else dict(delta), weights, scratch)
         shutil.copymode(words, weights)  # the library lets nobody else read its files
-        base = bundle.pretrained
+        base, sha256 = bundle.pretrained, file_sha256(weights)
         if delta is None:
-            pin = Weights(file=WEIGHTS_FILE, sha256=file_sha256(weights), dtype=dtype)
-        else:
-            assert base is not None
-            pin, base = (
-                dataclasses.replace(
-                    base, delta=DELTA_FILE, delta_sha256=file_sha256(weights), dtype=None
-                ),
-                None,
-            )
-        return canonical(dataclasses.replace(bundle, weights=pin, base=base))
+            pin = Weights(file=WEIGHTS_FILE, sha256=sha256, dtype=dtype)
+            return canonical(dataclasses.replace(bundle, weights=pin, base=base))
+        assert base is not None
+        pin = dataclasses.replace(base, delta=DELTA_FILE, delta_sha256=sha256, dtype=None)
+        return canonical(dataclasses.replace(bundle, weights=pin, base=None))
 
     final = _install(directory, stage)
     if card is not None and not (directory / CARD_FILE).exists():

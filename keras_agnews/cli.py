@@ -340,10 +340,9 @@ def _percent(accuracy: float | None, data: str | None) -> str:
 def _bytes(directory: Path, description: Bundle) -> int | None:
     """Of the files of a bundle that has weights, or a difference to others, beside it."""
     weights = description.weights
-    if weights is None or (weights.source is not None and weights.delta is None):
+    if weights is None or weights.beside is None:
         return None
-    beside = weights.delta or weights.file
-    names = (bundle.CONFIG_FILE, beside, description.vocabulary_file)
+    names = (bundle.CONFIG_FILE, weights.beside, description.vocabulary_file)
     return sum((directory / name).stat().st_size for name in names)
 
 
@@ -395,7 +394,8 @@ def info(name: str, form: str) -> None:
     for result in description.results:
         context = {k: v for k, v in result.items() if k not in ("metric", "value")}
         where = ", ".join(f"{k} {v}" for k, v in context.items())
-        shown[f"result.{result.get('metric')}"] = f"{result.get('value')} ({where})"
+        key, value = f"result.{result.get('metric')}", f"{result.get('value')} ({where})"
+        shown[key] = f"{shown[key]}; {value}" if key in shown else value  # one on each data
     print_pairs(shown)
 
 

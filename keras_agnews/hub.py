@@ -60,7 +60,8 @@ _CACHED = re.compile(r"models--([\w.\-]+)--([\w.\-]+)/snapshots/([0-9a-f]{40})",
 _WAYS = (
     "ways on: a local copy (its path in place of the hf:// address, or load(..., weights=PATH); "
     "base=PATH or --base PATH where a model is stored as a difference to it), a mirror (the "
-    "environment variable HF_ENDPOINT), or no weights (load(..., weights=None))"
+    "environment variable HF_ENDPOINT), or no weights (load(..., weights=None)); of `train`, "
+    "--weights takes a PATH, none, or best: what a shipped model was trained to"
 )
 # Seconds before the second try, the third, and so on; and the time after which there is no other,
 # since the client has back-offs of its own for some requests.

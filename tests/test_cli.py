@@ -149,6 +149,13 @@ def test_list_shows_what_a_third_party_registered(model):
     assert entry["parameters"] == parameters
 
 
+def test_info_tells_a_figure_of_each_data(model, invoke):
+    both = [{"data": data, "metric": "accuracy", "value": 0.9} for data in ("test", "validation")]
+    write_bundle(model.parent / "both", results=tuple(both))
+    shown = invoke("info", model.parent / "both").stdout
+    assert re.search(r"^result.accuracy +0.9 \(data test\); 0.9 \(data validation\)$", shown, re.M)
+
+
 def test_list_tells_validation_from_test(model):
     own = {"data": "validation", "metric": "accuracy", "value": 0.95}
     write_bundle(model.parent / "trained", results=(own,))
