@@ -7,11 +7,9 @@ data: everything is checked before memory is taken, and nothing that a file name
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
-import mmap
 import os
 import re
 import shutil
@@ -25,6 +23,7 @@ import numpy as np
 
 from keras_agnews import registry
 from keras_agnews.errors import BundleError, InputError
+from keras_agnews.tensor_files import DTYPES, open_safetensors, save_tensors, tensor_shapes
 from keras_agnews.tokenizers import Tokenizer, read_vocabulary, tokenizer_from_config
 
 FORMAT, FORMAT_VERSION, TASK = "keras-agnews", 1, "text-classification"
@@ -43,7 +42,6 @@ _PASSING = re.compile(
     r"\.[0-9a-f]{8}"
     r"(config\.json|(model|delta)\.safetensors|vocab\.txt|README\.md|scratch)(\.link)?"
 )
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,8 @@ class Weights:
             _check_file_name(self.delta, "weights.delta")
             if self.source is None or not self.delta_sha256 or not self.sha256:
                 raise BundleError("weights.delta needs weights.source, sha256 and delta_sha256")
-        if self.dtype is not None and self.dtype not in _DTYPES.values():
-            raise BundleError(f"weights.dtype is {self.dtype!r}, not in {list(_DTYPES.values())}")
+        if self.dtype is not None and self.dtype not in DTYPES.values():
+            raise BundleError(f"weights.dtype is {self.dtype!r}, not in {list(DTYPES.values())}")
         if self.source is not None and not re.match("[a-z]+://", self.source):
             raise BundleError(
                 f"weights.source must be a hub's address such as hf://user/model, "
@@ -332,7 +330,7 @@ def check_weights_file(
     path: Path, expected: Mapping[str, tuple[int, ...]], sha256: str = ""
 ) -> None:
     """`BundleError` unless the file holds the expected tensors and, if given, has that sum."""
-    shapes = weights_header(path)
+    shapes = tensor_shapes(path)
     if unknown := sorted(set(shapes) - set(expected)):
         raise BundleError(f"{path}: unexpected tensors {_some(unknown)}")
     if missing := sorted(set(expected) - set(shapes)):
@@ -355,83 +353,6 @@ def check_sha256(path: Path, sha256: str, what: str) -> None:
             f"{path}: SHA-256 is {found}, {what} says {sha256}: "
             "the file was swapped or damaged, take it anew"
         )
-
-
-def weights_header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in a safetensors file, all of them floats."""
-    with open_safetensors(path) as file:
-        shapes = {}
-        for name in file.keys():  # noqa: SIM118 (not a dict)
-            tensor = file.get_slice(name)
-            if tensor.get_dtype() not in _DTYPES:
-                raise BundleError(
-                    f"{path}: {name} is {tensor.get_dtype()}, not one of {', '.join(_DTYPES)}"
-                )
-            shapes[name] = tuple(tensor.get_shape())
-        return shapes
-
-
-def open_safetensors(path: Path) -> Any:
-    """`safetensors.safe_open` for NumPy; a damaged or missing file is a `BundleError`."""
-    import ml_dtypes  # noqa: F401  (teaches NumPy bfloat16, which safetensors then reads)
-    import safetensors
-
-    if not path.is_file():
-        raise BundleError(f"{path}: no such file")
-    try:
-        return safetensors.safe_open(path, framework="np")
-    except (safetensors.SafetensorError, OSError, MemoryError, ValueError) as error:
-        raise BundleError(f"{path}: not a whole safetensors file ({error})") from None
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor in a file, unread.
-
-    Attributes:
-        name: as the file has it.
-        shape: likewise.
-        dtype: likewise, e.g. `"F32"`.
-        read: its float32 value, which may be a window on the mapped file: copy what is to stay.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    read: Callable[[], np.ndarray]
-
-
-def map_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a safetensors file, by its name.
-
-    The library's reader for NumPy gives each tensor memory of its own, as a backend then does too;
-    for the embedding of a large vocabulary once is enough.
-    """
-    with open_safetensors(path):
-        pass  # which has checked header, bounds and overlaps
-    with open(path, "rb") as file:
-        # Nobody writes, but PyTorch warns of memory that cannot be written.
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    start = 8 + int.from_bytes(mapped[:8], "little")
-    header = json.loads(mapped[8:start])
-    header.pop("__metadata__", None)
-    return {
-        name: StoredTensor(
-            name,
-            tuple(entry["shape"]),
-            entry["dtype"],
-            functools.partial(_window, mapped, start + entry["data_offsets"][0], entry),
-        )
-        for name, entry in header.items()
-    }
-
-
-def _window(mapped: mmap.mmap, offset: int, entry: dict[str, Any]) -> np.ndarray:
-    import ml_dtypes  # noqa: F401  (teaches NumPy bfloat16)
-
-    dtype, count = np.dtype(_DTYPES[entry["dtype"]]), int(np.prod(entry["shape"], dtype=np.int64))
-    value = np.frombuffer(mapped, dtype, count, offset).reshape(entry["shape"])
-    return np.require(value, np.float32, "A")
 
 
 def _tensors(file: Any, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -589,30 +510,6 @@ def _storable(
         if not np.isfinite(stored[name]).all():
             raise InputError(f"{name} has values that are not finite in {dtype}: nothing written")
     return stored
-
-
-def save_tensors(
-    tensors: dict[str, np.ndarray],
-    path: Path,
-    scratch: Path,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write a safetensors file by rename, by way of the directory `scratch`.
-
-    The library writes to a file of a name of its own beside the one it is given: where we are
-    killed, `scratch` stays with all that is left over, and the next write takes it away.
-    """
-    import safetensors.numpy
-
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    try:
-        about = {"format": "np", **(metadata or {})}
-        safetensors.numpy.save_file(tensors, scratch / path.name, metadata=about)
-    except safetensors.SafetensorError as error:
-        raise OSError(f"{path}: cannot be written: {error}") from error
-    os.replace(scratch / path.name, path)
-    scratch.rmdir()
 
 
 def file_sha256(path: Path) -> str:

@@ -37,7 +37,7 @@ from keras_agnews.errors import (
     KerasAgnewsError,
     NotFoundError,
 )
-from keras_agnews.startup import BACKENDS, start_backend, tensorflow_silenced
+from keras_agnews.startup import BACKENDS, start_backend
 from keras_agnews.streams import read_lines
 
 if TYPE_CHECKING:
@@ -47,10 +47,6 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "tiny-transformer"
 # What a shell reports of a program that SIGINT or SIGPIPE ended.
 INTERRUPTED, OUTPUT_CLOSED = 130, 141
-# News that shares half of its runs of three words tells the same story. Of other rows, which may
-# all follow one pattern, duplicates alone are left out.
-_NEAR_DUPLICATES = 0.5
-_VALIDATION_FRACTION = 0.05
 _VALIDATION = "validation"  # as `finetune` calls the rows that chose the epoch
 
 
@@ -743,57 +739,38 @@ def train(
     columns = {"text_column": text_column, "label_column": label_column}
     rows = data_module.load(data, "train", **columns)
     start_backend()
+    from keras_agnews import runs
     from keras_agnews.loading import open_checkpoint
 
     description = open_checkpoint(name).description
-    start = _default_start(name, description) if weights is None else weights
-    choices: dict[str, Any] = {"validation_fraction": validation_fraction, "dtype": dtype}
     if recipe["recipe"] == "shipped":
-        given = recipe | choices
-        given |= {"validation": validation, "weights": weights, "max_length": max_length}
-        recipe, choices, start = _replayed(description, given)
-    import keras
-
-    with tensorflow_silenced():  # this imports it, whatever the backend, as will `finetune`
-        keras.utils.set_random_seed(recipe["seed"] or 0)
-    from keras_agnews import load
-    from keras_agnews.training import finetune
-
-    same_labels = set(description.labels) == set(rows.label_names)
-    clf = load(
-        name,
-        weights=None if start == "none" else start,
-        labels=None if same_labels else rows.label_names,
-        max_length=max_length,
-        base=base,
-    )
-    rows = _in_label_order(rows, clf)
-    fraction = choices["validation_fraction"] or _VALIDATION_FRACTION
-    if validation is None:
-        # The same rows whatever the seed, so that runs with several can be compared.
-        news = set(rows.label_names) == set(data_module.LABELS)
-        similarity = _NEAR_DUPLICATES if news else 1.0
-        rows, held_out = data_module.split_validation(rows, fraction, similarity=similarity)
+        given = recipe | {"validation": validation, "validation_fraction": validation_fraction}
+        given |= {"weights": weights, "dtype": dtype, "max_length": max_length}
+        plan = runs.recorded_plan(description, given)
     else:
-        held_out = data_module.load(validation, "test", **columns, label_names=clf.labels)
+        plan = runs.Plan(
+            recipe=recipe,
+            start=runs.default_start(name, description) if weights is None else weights,
+            validation_fraction=validation_fraction or runs.VALIDATION_FRACTION,
+            dtype=dtype or "float32",
+            max_length=max_length,
+        )
+    held_out = None
+    if validation is not None:
+        labels = runs.label_names(description, rows)
+        held_out = data_module.load(validation, "test", **columns, label_names=labels)
     terminal = is_terminal(sys.stderr)
     # Keras reports to standard output.
     with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if terminal else nowhere):
-        result = finetune(
-            clf,
+        result = runs.run(
+            name,
             rows,
-            held_out,
-            output=output,
+            output,
+            plan,
+            held_out=held_out,
             resume=resume,
             progress=terminal,
-            dtype=choices["dtype"] or "float32",
             base=base,
-            record={
-                "start": start if start in ("none", "pretrained", "best") else "another model",
-                "validation_fraction": fraction if validation is None else None,
-                "data": ", ".join(filter(None, (Path(rows.source).name, rows.note))),
-            },
-            **recipe,
         )
     best = result["best_epoch"]
     accuracy = result["history"][best - 1]["validation_accuracy"]
@@ -804,50 +781,6 @@ def train(
             "model": str(output),
         }
     )
-
-
-def _replayed(
-    description: Bundle, given: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Recipe, choices and start of the run that a bundle records; what is given must not differ."""
-    from keras_agnews.loading import open_checkpoint
-    from keras_agnews.recipes import shipped_recipe
-
-    recipe, recorded = dataclasses.asdict(shipped_recipe(description)), description.recipe
-    start = recorded.get("start")
-    if start not in ("none", "pretrained"):
-        raise InputError(
-            f"{description.name} was trained from {start or 'weights that are not recorded'}: "
-            "--recipe shipped repeats runs that start from nothing or from a pretrained base"
-        )
-    choices = {name: recorded.get(name) for name in ("validation_fraction", "dtype")}
-    if choices["validation_fraction"] is None:
-        raise InputError(f"{description.name} was validated on rows that it does not record")
-    values = recipe | choices | {"weights": start, "validation": None, "max_length": None}
-    teacher = given["teacher"]
-    if teacher is not None:
-        names = [open_checkpoint(source).description.name for source in teacher.split(",")]
-        given = given | {"teacher": ",".join(names)}
-    for name, value in given.items():
-        if name != "recipe" and value is not None and value != values[name]:
-            recorded_value = "its own" if values[name] is None else values[name]
-            raise InputError(
-                f"--{name.replace('_', '-')} {value} contradicts --recipe shipped: the record of "
-                f"{description.name} says {recorded_value}"
-            )
-    return recipe | {"teacher": teacher or recipe["teacher"]}, choices, start
-
-
-def _default_start(name: str, description: Bundle) -> str:
-    if registry.find(name) is None:
-        return "best"
-    return "none" if description.pretrained is None else "pretrained"
-
-
-def _in_label_order(rows: Dataset, clf: TextClassifier) -> Dataset:
-    names = [rows.label_names[i] for i in rows.labels.tolist()]
-    labels = clf.label_ids(names, len(names))
-    return dataclasses.replace(rows, labels=labels, label_names=clf.labels)
 
 
 # The backend.

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_agnews import bundle
 from keras_agnews.errors import BundleError, InputError
+from keras_agnews.tensor_files import open_safetensors, tensor_shapes
 
 
 def difference(
@@ -60,7 +60,7 @@ def apply(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and float32 value of each of `names`: the base's value with what a delta file adds."""
     left = list(names)
-    with bundle.open_safetensors(path) as file:
+    with open_safetensors(path) as file:
         stored = set(file.keys())
 
         def change(name: str) -> np.ndarray | float:
@@ -80,7 +80,7 @@ def apply(
 
 def check_file(path: Path, expected: Mapping[str, tuple[int, ...]], whole: Iterable[str]) -> None:
     """`BundleError` unless a delta file fits the variables `expected` and has those in `whole`."""
-    shapes = bundle.weights_header(path)
+    shapes = tensor_shapes(path)
     for name in whole:
         if name not in shapes:
             raise BundleError(f"{path}: {name} is missing, and the base does not have it either")

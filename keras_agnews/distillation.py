@@ -9,6 +9,7 @@ import functools
 import os
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,7 +29,8 @@ class Teacher:
     Raises: `InputError` at once for one that has other labels.
 
     Attributes:
-        names: what the record says of them.
+        record: what a bundle's `recipe` says of them, as `recipes.taught_by` reads it; `None`
+            for none.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class Teacher:
         base: str | os.PathLike[str] | None = None,
     ) -> None:
         self._settings, self._labels, self._base = settings, labels, base
-        names = []
+        taught: list[str | dict[str, Any]] = []
         for source in settings.teachers:
             description = loading.open_checkpoint(source).description
             if set(description.labels) != set(labels):
@@ -46,10 +48,17 @@ class Teacher:
                     f"the teacher {source} has the labels {', '.join(description.labels)}, "
                     f"not {', '.join(labels)}"
                 )
-            # Not a path, which says nothing elsewhere and is nobody's business.
-            public = registry.find(source) is not None or source.startswith(hub.SCHEME)
-            names.append(source if public else description.name)
-        self.names: str | None = ",".join(names) or None
+            if registry.find(source) is not None or source.startswith(hub.SCHEME):
+                taught.append(source)
+            else:
+                # Not a path, which says nothing elsewhere and is nobody's business, but how one
+                # gets the same.
+                recorded = "rows" in description.recipe
+                one = {"name": description.name, "recipe": description.recipe}
+                taught.append(one if recorded else description.name)
+        self.record: str | list[str | dict[str, Any]] | None = taught or None
+        if all(isinstance(one, str) for one in taught):
+            self.record = ",".join(map(str, taught)) or None
 
     @functools.cached_property
     def classifiers(self) -> list[TextClassifier]:

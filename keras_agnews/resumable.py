@@ -22,6 +22,7 @@ from keras_agnews import bundle
 from keras_agnews.batching import Batches, for_keras
 from keras_agnews.errors import TrainingError
 from keras_agnews.recipes import Recipe, make_optimizer
+from keras_agnews.tensor_files import open_safetensors, save_tensors
 
 CHECKPOINT_SECONDS = 1_800.0
 CHUNK = 2_048  # rows that a kill may cost
@@ -140,13 +141,13 @@ class ResumableFit:
         }
         meta = {"state": json.dumps(state), "identity": json.dumps(self.identity)}
         scratch = self.path.with_name(f".{self.path.name}")
-        bundle.save_tensors(dict(self._state()), self.path, scratch, meta)
+        save_tensors(dict(self._state()), self.path, scratch, meta)
 
     def restore(self) -> bool:
         """Take the checkpoint, where there is one; `TrainingError` where it is another run's."""
         if self.path is None or not self.path.exists():
             return False
-        with bundle.open_safetensors(self.path) as file:
+        with open_safetensors(self.path) as file:
             meta = file.metadata() or {}
             stored = set(file.keys())
             try:

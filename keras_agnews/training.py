@@ -247,8 +247,8 @@ class _Run:
         self.directory = None if output is None else Path(output)
         self.dtype = dtype
         self.record = {"rows": len(labels), "dtype": dtype, "backend": keras.backend.backend()}
-        if self.teacher.names is not None:
-            self.record["teacher"] = self.teacher.names
+        if self.teacher.record is not None:
+            self.record["teacher"] = self.teacher.record
         self.record |= record
         self.best_weights: list[np.ndarray] | None = None
         if held is not None and settings.validation_steps is not None:

@@ -25,7 +25,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_agnews import bundle
+from keras_agnews import bundle, tensor_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import TransformerConfig
 from keras_agnews.errors import BundleError, InputError
@@ -175,7 +175,7 @@ def test_a_mapped_tensor_is_what_the_library_reads(tmp_path: Path) -> None:
     }
     path = tmp_path / "x.safetensors"
     safetensors.numpy.save_file(tensors, path)
-    mapped = bundle.map_safetensors(path)
+    mapped = tensor_files.map_safetensors(path)
     assert mapped.keys() == tensors.keys()
     for name in tensors.keys() - {"odd"}:
         value = mapped[name].read()
@@ -683,7 +683,7 @@ def test_any_weight_file_is_valid_or_a_bundle_error(
     except BundleError:
         return
     assert {name: value.shape for name, value in stored.items()} == shapes
-    mapped = bundle.map_safetensors(path)
+    mapped = tensor_files.map_safetensors(path)
     for name, value in stored.items():
         np.testing.assert_array_equal(mapped[name].read(), value)
 

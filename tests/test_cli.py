@@ -561,6 +561,58 @@ def test_the_shipped_recipe_makes_the_model_again(model, invoke, tmp_path):
     assert not (tmp_path / "third").exists()
 
 
+@pytest.mark.backend
+def test_a_teacher_that_is_nowhere_else_is_made_again_too(invoke, tmp_path):
+    """A student of a run on disk, of one of the zoo, and of a student: each from rows alone."""
+    from safetensors.numpy import load_file
+
+    def train(start, output, *options, code=0):
+        arguments = ("train", start, "--data", tmp_path / "rows.csv", "--output", tmp_path / output)
+        return invoke(*arguments, *options, code=code)
+
+    from keras_agnews import data
+
+    rows = [
+        f"{text} {word},{data.LABELS[i % 4]}" for i, text in enumerate(TEXTS) for word in WORDS[:3]
+    ]
+    rows = [row.replace(",", " ", row.count(",") - 1) for row in rows]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    own = ("--weights", "none", "--epochs", 1, "--batch-size", 8, "--learning-rate", 0.01)
+    train("tiny-transformer", "a", *own, "--seed", 5)
+    train("tiny-transformer", "b", *own, "--teacher", tmp_path / "a", "--crops", 1)
+    both = f"tiny-transformer,{tmp_path / 'b'}"
+    train("tiny-transformer", "c", *own, "--teacher", both, "--teacher-weight", 0.5)
+    recorded = bundle.read(tmp_path / "c").recipe
+    of_zoo, nested = recorded["teacher"]
+    assert (of_zoo, nested["name"]) == ("tiny-transformer", "tiny-transformer")
+    assert nested["recipe"]["teacher"][0]["recipe"]["seed"] == 5
+    assert str(tmp_path) not in json.dumps(recorded)
+
+    train(tmp_path / "c", "again", "--recipe", "shipped")
+    again = tmp_path / "again"
+    for run, copy in (("a", "teacher-2/teacher-1"), ("b", "teacher-2"), ("c", ".")):
+        one = load_file(tmp_path / run / "model.safetensors")
+        other = load_file(again / copy / "model.safetensors")
+        assert all(np.array_equal(value, other[name]) for name, value in one.items()), run
+    # What a run has finished is not done again.
+    before = (again / "teacher-2" / "model.safetensors").read_bytes()
+    (again / "checkpoint.safetensors").unlink()
+    train(tmp_path / "c", "again", "--recipe", "shipped", "--resume")
+    assert (again / "teacher-2" / "model.safetensors").read_bytes() == before
+    errors = train("tiny-transformer", "d", "--recipe", "shipped", "--teacher", both, code=1)
+    assert "contradicts --recipe shipped" in errors.stderr
+
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    for bad, message in (
+        ({"name": "nowhere", "recipe": recorded}, "the teacher nowhere is not in the zoo.*PATH"),
+        ({"name": "tiny-transformer"}, "not a name or a name with a recipe"),
+    ):
+        config["recipe"]["teacher"] = [bad]
+        (tmp_path / "c" / "config.json").write_text(json.dumps(config))
+        errors = train(tmp_path / "c", "e", "--recipe", "shipped", code=1).stderr
+        assert re.search(message, errors)
+
+
 def test_train_names_what_is_wrong_before_it_starts(model, invoke, tmp_path):
     (tmp_path / "file").write_text("")
     errors = invoke("train", model, "--output", tmp_path / "file", code=1).stderr

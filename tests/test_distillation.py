@@ -135,12 +135,13 @@ def test_several_teachers_answer_with_their_mean_in_the_students_order(tmp_path:
 
     one = keras_agnews.load(TEACHER)
     other = fresh_model()
+    other.describe(recipe={})
     other.save_bundle(tmp_path)
     order = list(reversed(one.labels))
     teacher = Teacher(Recipe(teacher=f"{TEACHER},{tmp_path}"), order)
     mean = (one.predict(TEXTS[:8]) + other.predict(TEXTS[:8])) / 2
     np.testing.assert_allclose(teacher.probabilities(TEXTS[:8]), mean[:, ::-1], atol=1e-6)
-    assert teacher.names == "tiny-transformer,tiny-transformer", "no path"
+    assert teacher.record == "tiny-transformer,tiny-transformer", "no path"
 
 
 @pytest.mark.backend

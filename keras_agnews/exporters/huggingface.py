@@ -15,6 +15,7 @@ from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.errors import InputError
 from keras_agnews.importers.huggingface import BERT, CONFIG_FILE, DISTILBERT, WEIGHTS_FILE, Family
+from keras_agnews.tensor_files import save_tensors
 from keras_agnews.tokenizers import (
     CHECKPOINT_OPTIONS,
     Tokenizer,
@@ -59,7 +60,7 @@ def write(
             prefix = "" if row.ours.startswith(("logits/", "head")) else f"{family.model_type}."
             tensors[prefix + name] = np.ascontiguousarray(value.T if row.transposed else value)
     directory.mkdir(parents=True, exist_ok=True)
-    bundle.save_tensors(tensors, directory / WEIGHTS_FILE, directory / ".scratch", {"format": "pt"})
+    save_tensors(tensors, directory / WEIGHTS_FILE, directory / ".scratch", {"format": "pt"})
     write_vocabulary(directory / "vocab.txt", tokenizer.vocabulary)
     shutil.copymode(directory / "vocab.txt", directory / WEIGHTS_FILE)
     write_tokenizer(tokenizer, directory / TOKENIZER_FILE)

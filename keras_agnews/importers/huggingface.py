@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from keras_agnews import bundle
-from keras_agnews.bundle import Bundle, StoredTensor
+from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.data import LABELS
 from keras_agnews.errors import BundleError, InputError, MissingDependencyError, require
+from keras_agnews.tensor_files import StoredTensor, map_safetensors
 from keras_agnews.tokenizers import Tokenizer, WordPieceTokenizer
 
 MAX_LENGTH = 128
@@ -487,7 +488,7 @@ def _plain_names(stored: Mapping[str, StoredTensor], family: Family) -> dict[str
 def _stored(directory: Path) -> dict[str, StoredTensor]:
     """Every tensor of the checkpoint, unread, by the name that the file has."""
     if (directory / WEIGHTS_FILE).is_file():
-        return bundle.map_safetensors(directory / WEIGHTS_FILE)
+        return map_safetensors(directory / WEIGHTS_FILE)
     if (directory / INDEX_FILE).is_file():
         return _shards(directory / INDEX_FILE)
     if (directory / PICKLE_FILE).is_file():
@@ -506,7 +507,7 @@ def _shards(index: Path) -> dict[str, StoredTensor]:
             raise BundleError(
                 f"{index}: weight_map names {file!r}, not a .safetensors file beside it"
             )
-        shard = bundle.map_safetensors(index.parent / file)
+        shard = map_safetensors(index.parent / file)
         said = {name for name, place in places.items() if place == file}
         if wrong := sorted(said.symmetric_difference(shard)):
             raise BundleError(

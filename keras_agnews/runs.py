@@ -1,0 +1,194 @@
+"""A whole training run, from a model's name and rows to a bundle, and a recorded one once more.
+
+`training` fine-tunes a classifier that is there; this is what comes before it: where the weights
+start, which rows are held out, and the teachers that a recorded run had.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from keras_agnews import data, loading, registry
+from keras_agnews.bundle import Bundle
+from keras_agnews.data import Dataset
+from keras_agnews.errors import InputError
+from keras_agnews.recipes import TaughtBy, shipped_recipe, taught_by
+
+VALIDATION_FRACTION = 0.05
+# News that shares half of its runs of three words tells the same story. Of other rows, which may
+# all follow one pattern, duplicates alone are left out.
+_NEAR_DUPLICATES = 0.5
+_REPLAYED_STARTS = ("none", "pretrained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run is told besides its rows.
+
+    Attributes:
+        recipe: options of `keras_agnews.finetune`: `recipe` and fields of `Recipe`.
+        start: `weights` of `keras_agnews.load`, or `"none"`.
+        validation_fraction: share of the rows that is held out where no others are given.
+        dtype: how the finished weights are stored.
+        max_length: tokens at which a text is cut; `None` for the model's own.
+        teachers: what the recipe's `teacher` shall be; where it is a bundle's description, the
+            model is trained first, by the recipe in it.
+    """
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    start: str
+    validation_fraction: float = VALIDATION_FRACTION
+    dtype: str = "float32"
+    max_length: int | None = None
+    teachers: tuple[str | Bundle, ...] = ()
+
+
+def default_start(name: str, description: Bundle) -> str:
+    """Where a run of a model starts unless told: a model of one's own as it is."""
+    if registry.find(name) is None:
+        return "best"
+    return "none" if description.pretrained is None else "pretrained"
+
+
+def label_names(description: Bundle, rows: Dataset) -> tuple[str, ...]:
+    """The labels of the trained model: the model's own where the rows have the same, in order."""
+    same = set(description.labels) == set(rows.label_names)
+    return description.labels if same else rows.label_names
+
+
+def recorded_plan(description: Bundle, given: dict[str, Any]) -> Plan:
+    """The run that a bundle records.
+
+    Args:
+        description: what the bundle says.
+        given: options that must not differ from the record, `None` where not given; `teacher` may
+            say where the teachers are, which are then not trained again.
+
+    Raises: `InputError` for a model that records no run, or none that can be repeated.
+    """
+    recipe, recorded = dataclasses.asdict(shipped_recipe(description)), description.recipe
+    start = recorded.get("start")
+    if start not in _REPLAYED_STARTS:
+        raise InputError(
+            f"{description.name} was trained from {start or 'weights that are not recorded'}: "
+            "--recipe shipped repeats runs that start from nothing or from a pretrained base"
+        )
+    fraction = recorded.get("validation_fraction")
+    if fraction is None:
+        raise InputError(f"{description.name} was validated on rows that it does not record")
+    choices = {"validation_fraction": fraction, "dtype": recorded.get("dtype")}
+    values = recipe | choices | {"weights": start, "validation": None, "max_length": None}
+    teacher = given.get("teacher")
+    if teacher is not None:
+        names = [loading.open_checkpoint(s).description.name for s in teacher.split(",")]
+        given = given | {"teacher": ",".join(names)}
+    for name, value in given.items():
+        if name != "recipe" and value is not None and value != values[name]:
+            recorded_value = "its own" if values[name] is None else values[name]
+            raise InputError(
+                f"--{name.replace('_', '-')} {value} contradicts --recipe shipped: the record of "
+                f"{description.name} says {recorded_value}"
+            )
+    teachers = [] if teacher is not None else [_recorded_teacher(t) for t in taught_by(recorded)]
+    return Plan(
+        recipe=recipe | {"teacher": teacher},
+        start=start,
+        validation_fraction=fraction,
+        dtype=choices["dtype"] or "float32",
+        teachers=tuple(teachers),
+    )
+
+
+def _recorded_teacher(teacher: TaughtBy) -> str | Bundle:
+    if teacher.recipe is None:
+        return teacher.name
+    if registry.find(teacher.name) is None:
+        raise InputError(
+            f"the teacher {teacher.name} is not in the zoo, so it cannot be trained again: "
+            "--teacher PATH says where it is"
+        )
+    entry = loading.open_checkpoint(teacher.name).description
+    return dataclasses.replace(entry, recipe=teacher.recipe)
+
+
+def run(
+    name: str,
+    rows: Dataset,
+    output: Path,
+    plan: Plan,
+    *,
+    held_out: Dataset | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    base: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Train a model; `output` then has its bundle.
+
+    Args:
+        name: what `keras_agnews.load` takes.
+        rows: to train on, and to hold out from where there is no `held_out`.
+        output: directory of the run.
+        plan: how.
+        held_out: rows to choose the best epoch by, with the labels that `label_names` gives.
+        resume: go on with the run in `output`, and with those of its teachers.
+        progress: whether a terminal shows progress bars.
+        base: directory of the pretrained base, where it is not to be fetched.
+
+    Returns: what `keras_agnews.finetune` does.
+    """
+    sources = []
+    for i, teacher in enumerate(plan.teachers, 1):
+        source = teacher if isinstance(teacher, str) else str(output / f"teacher-{i}")
+        if isinstance(teacher, Bundle):
+            if progress:
+                sys.stderr.write(f"teacher {i} of {len(plan.teachers)}: {teacher.name}\n")
+            options: dict[str, Any] = {"resume": resume, "progress": progress, "base": base}
+            run(teacher.name, rows, Path(source), recorded_plan(teacher, {}), **options)
+        sources.append(source)
+    recipe = plan.recipe | ({"teacher": sources} if sources else {})
+    import keras
+
+    from keras_agnews.startup import tensorflow_silenced
+    from keras_agnews.training import finetune
+
+    with tensorflow_silenced():  # this imports it, whatever the backend, as will `finetune`
+        keras.utils.set_random_seed(recipe.get("seed") or 0)
+    description = loading.open_checkpoint(name).description
+    labels = label_names(description, rows)
+    clf = loading.load(
+        name,
+        weights=None if plan.start == "none" else plan.start,
+        labels=None if labels == description.labels else labels,
+        max_length=plan.max_length,
+        base=base,
+    )
+    named = [rows.label_names[i] for i in rows.labels.tolist()]
+    rows = dataclasses.replace(rows, labels=clf.label_ids(named, len(named)), label_names=labels)
+    fraction = plan.validation_fraction if held_out is None else None
+    if held_out is None:
+        # The same rows whatever the seed, so that runs with several can be compared.
+        similarity = _NEAR_DUPLICATES if set(labels) == set(data.LABELS) else 1.0
+        rows, held_out = data.split_validation(
+            rows, plan.validation_fraction, similarity=similarity
+        )
+    return finetune(
+        clf,
+        rows,
+        held_out,
+        output=output,
+        resume=resume,
+        progress=progress,
+        dtype=plan.dtype,
+        base=base,
+        record={
+            "start": plan.start if plan.start in (*_REPLAYED_STARTS, "best") else "another model",
+            "validation_fraction": fraction,
+            "data": ", ".join(filter(None, (Path(rows.source).name, rows.note))),
+        },
+        **recipe,
+    )
