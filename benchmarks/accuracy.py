@@ -60,28 +60,35 @@ def score(scores: np.ndarray, labels: np.ndarray, probabilities: bool) -> dict[s
     }
 
 
-def summarize(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean over the seeds, and from where to where accuracy goes."""
-    mean = {
+def mean(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean over the seeds."""
+    return {
         name: None if found[0][name] is None else statistics.fmean(one[name] for one in found)
         for name in found[0]
     }
+
+
+def spread(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """From where to where accuracy goes with the seeds."""
     values = [one["accuracy"] for one in found]
-    return mean | {"accuracy_min": min(values), "accuracy_max": max(values), "seeds": len(found)}
+    return {"accuracy_min": min(values), "accuracy_max": max(values), "seeds": len(found)}
 
 
 def of_entry(name: str, sources: Sequence[str], test: data.Dataset) -> dict[str, Any] | None:
-    """The row of an entry, its weights from one source a seed; `None` where it has none."""
+    """The row of an entry as it is shipped; `None` where it has no trained weights.
+
+    Its recipe with other seeds, whose weights `sources` has, gives the spread alone.
+    """
     import keras_agnews
 
     found, description = [], None
-    for source in sources or ("best",):
+    for source in ("best", *sources):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 clf = keras_agnews.load(name, weights=source)
             except (DownloadError, NotFoundError):
-                if sources:
+                if source != "best":
                     raise
                 return None
         if any("untrained" in str(warning.message) for warning in caught):
@@ -91,7 +98,9 @@ def of_entry(name: str, sources: Sequence[str], test: data.Dataset) -> dict[str,
         description = description or clf.description
     assert description is not None
     recipe = description.recipe
-    return summarize(found) | {
+    return {
+        **found[0],
+        **spread(found),
         "model": name,
         "title": f"`{name}`",
         "train_rows": recipe.get("rows"),
@@ -119,7 +128,8 @@ def of_peer(name: str, path: str | None, test: data.Dataset) -> dict[str, Any]:
         found.append(score(answer.scores, test.labels, answer.probabilities))
     return (
         row
-        | summarize(found)
+        | mean(found)
+        | spread(found)
         | {
             "train_rows": len(data.load_agnews("train", path).texts),
             "cost_minutes": statistics.median(seconds) / 60,
@@ -154,7 +164,7 @@ def _sources(_: Any, __: Any, values: Sequence[str]) -> dict[str, list[str]]:
     multiple=True,
     metavar="ENTRY=PATH",
     callback=_sources,
-    help="Repeated for an entry: one a seed, the shipped one first.",
+    help="A run of the entry's recipe with another seed, for the spread; may be repeated.",
 )
 @click.option(
     "--output",

@@ -183,22 +183,31 @@ def accuracy_table(results: Path) -> str:
     lines = []
     for row in found:
         if not row["accuracy"]:
-            lines.append([row["title"], row["note"].partition(":")[0], "", "", "", ""])
+            lines.append([row["title"], row["note"].partition(":")[0], *[""] * 5])
             continue
-        spread = float(row["accuracy_max"]) - float(row["accuracy_min"])
+        least, most = f"{float(row['accuracy_min']):.2%}", f"{float(row['accuracy_max']):.2%}"
         cost = float(row["cost_minutes"] or "nan")
         error = row["calibration_error"]
         lines.append(
             [
                 row["title"],
-                f"{float(row['accuracy']):.2%}" + (f" ± {spread / 2:.2%}" if spread else ""),
+                f"{float(row['accuracy']):.2%}",
+                f"{least} to {most}, {row['seeds']} runs" if int(row["seeds"]) > 1 else "",
                 f"{float(row['macro_f1']):.4f}",
                 f"{float(error):.1%}" if error else "",
                 f"{int(row['train_rows']):,}" if row["train_rows"] else "",
                 "" if cost != cost else f"{cost:,.1f} min, {row['cost_on']}".removesuffix(", "),
             ]
         )
-    heads = ["model", "accuracy", "macro F1", "calibration error", "trained on", "cost"]
+    heads = [
+        "model",
+        "accuracy",
+        "with other seeds",
+        "macro F1",
+        "calibration error",
+        "trained on",
+        "cost",
+    ]
     days = _span(row["date"] for row in found)
     note = (
         f"On {found[0]['texts']} ({int(found[0]['rows']):,} rows), {days}. Calibration error: "

@@ -518,7 +518,7 @@ def test_accuracy_has_a_row_for_what_has_learnt_and_for_what_is_missing(
     assert svm["calibration_error"] == ""  # margins are no probabilities
     assert (fasttext["accuracy"], fasttext["note"]) == ("", "not installed: no fasttext")
     table = report.accuracy_table(tmp_path)
-    assert "| TF-IDF bigrams, linear SVM | 100.00% | 1.0000 |  | 16 |" in table
+    assert "| TF-IDF bigrams, linear SVM | 100.00% |  | 1.0000 |  | 16 |" in table
     assert "| fastText, bigrams | not installed |" in table
 
 
@@ -562,6 +562,11 @@ def test_accuracy_of_an_entry(tmp_path: Path) -> None:
     ]
     assert row["accuracy"] == pytest.approx(np.mean(right))
     assert (row["model"], row["seeds"], row["train_rows"]) == ("tiny-transformer", 1, 59_392)
+    keras_agnews.load("tiny-transformer", weights=None).save_bundle(tmp_path / "other")
+    other = accuracy.of_entry("tiny-transformer", [str(tmp_path / "other")], test)
+    assert other is not None
+    assert (other["accuracy"], other["accuracy_max"]) == (row["accuracy"], row["accuracy"])
+    assert (other["seeds"], other["accuracy_min"] < 0.6) == (2, True), "untrained"
 
 
 def test_scores_become_figures() -> None:
@@ -572,8 +577,9 @@ def test_scores_become_figures() -> None:
     assert found["calibration_error"] == pytest.approx(7 / 8 - 0.7)
     assert found["f1_World"] == pytest.approx(8 / 9)
     assert accuracy.score(probabilities, labels, False)["calibration_error"] is None
-    both = accuracy.summarize([found, found | {"accuracy": 5 / 8}])
-    assert (both["accuracy"], both["accuracy_min"], both["accuracy_max"]) == (0.75, 5 / 8, 7 / 8)
+    both = [found, found | {"accuracy": 5 / 8}]
+    assert accuracy.mean(both)["accuracy"] == 0.75
+    assert accuracy.spread(both) == {"accuracy_min": 5 / 8, "accuracy_max": 7 / 8, "seeds": 2}
 
 
 # What a reader sees.
