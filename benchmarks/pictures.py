@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cells, report, rows
+from benchmarks import cells, naming, rows
 from benchmarks.cells import CLASSIC, OURS
 from benchmarks.peers import PEERS
 from benchmarks.rows import Row
@@ -64,7 +64,7 @@ def draw(results: Path) -> list[Path]:
 
     files = []
     with plt.rc_context(STYLE):
-        for device, found in report.by_device(rows.read(results)).items():
+        for device, found in naming.by_device(rows.read(results)).items():
             slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
             for name, picture in _PICTURES.items():
                 figure = picture(plt, device, found, results)
@@ -148,7 +148,7 @@ def _size(row: Row) -> float:
 
 
 def _legend(plt: Any, axes: Any, found: Sequence[Row], frontier: bool) -> None:
-    of_name = {report.competitor(row): row for row in sorted(found, key=report.competitor_order)}
+    of_name = {naming.competitor(row): row for row in sorted(found, key=naming.competitor_order)}
     handles = [
         plt.Line2D([], [], ls="", ms=0.9 * _size(row), mew=0.7, label=name, **_look(row))
         for name, row in of_name.items()
@@ -220,7 +220,7 @@ def throughput_by_batch(plt: Any, device: str, found: Sequence[Row], results: Pa
             )
             middle = np.array([row.docs_per_second for row in line])
             spread = np.array([[row.slowest for row in line], [row.fastest for row in line]])
-            name = report.BACKENDS[backend]
+            name = naming.BACKENDS[backend]
             axes.errorbar(
                 [row.batch for row in line],
                 middle,
@@ -262,7 +262,7 @@ def padding_waste(plt: Any, device: str, found: Sequence[Row], results: Path) ->
     of_label: dict[str, Row] = {}
     for row in chosen:
         if row.entry == entry and row.precision == "float32":
-            of_label[report.competitor(row)] = row
+            of_label[naming.competitor(row)] = row
     bars = sorted(of_label.items(), key=lambda item: item[1].padding or 0)
     figure, axes = plt.subplots(figsize=(5.6, 0.3 * len(bars) + 0.9))
     for i, (_, row) in enumerate(bars):

@@ -13,36 +13,14 @@ import click
 
 from benchmarks import cells, rows
 from benchmarks.cells import CLASSIC, OURS
-from benchmarks.peers import PEERS
+from benchmarks.naming import BACKENDS, by_device, competitor, competitor_order
 from benchmarks.rows import Row
 from keras_agnews import registry
 from keras_agnews.console import human_bytes
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 _NOTHING = "Not measured yet: `python -m benchmarks.{}` does."
 _BLOCK = re.compile(r"(<!-- benchmarks:(\w+) -->\n).*?(<!-- /benchmarks:\2 -->)", re.DOTALL)
-
-
-def competitor(row: Row) -> str:
-    """What a reader calls it."""
-    where = BACKENDS.get(row.backend, row.backend)
-    if row.competitor == OURS:
-        return f"keras_agnews, {where}" + (
-            "" if row.precision == "float32" else f", {row.precision}"
-        )
-    peer = PEERS[row.competitor]
-    title = peer.title if peer.backends else f"{peer.title}, {where}"
-    plain = row.precision in ("float32", *peer.precisions.values()) and len(peer.precisions) == 1
-    return title if plain or row.precision == "float32" else f"{title}, {row.precision}"
-
-
-def by_device(found: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows of each device, processors first."""
-    devices: dict[str, list[Row]] = {}
-    for row in sorted(found, key=lambda row: row.device):
-        devices.setdefault(row.device, []).append(row)
-    return devices
 
 
 def best(found: Iterable[Row], entry: str) -> Row | None:
@@ -280,14 +258,6 @@ def _entries(found: Iterable[Row]) -> list[str]:
 
 def _size(row: Row) -> int:
     return row.parameters or 0
-
-
-def competitor_order(row: Row) -> tuple[int, int, str]:
-    """Ours first, then the peers as their table has them."""
-    names = [OURS, *PEERS]
-    backends = list(cells.BACKENDS)
-    place = backends.index(row.backend) if row.backend in backends else len(backends)
-    return names.index(row.competitor), place, row.precision
 
 
 def render(readme: str, results: Path) -> str:
