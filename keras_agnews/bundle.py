@@ -98,6 +98,19 @@ class Weights:
             )
 
 
+@dataclass(frozen=True)
+class RecordedTeacher:
+    """Of whom a model has learned.
+
+    Attributes:
+        name: of a model of the zoo or on the Hub.
+        recipe: what its own bundle said under `recipe`, where it is a model on somebody's disk.
+    """
+
+    name: str
+    recipe: dict[str, Any] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """What `config.json` says, validated.
@@ -143,6 +156,11 @@ class Bundle:
         if own is None or own.source is None:
             return self.base
         return dataclasses.replace(own, delta=None, delta_sha256=None)
+
+    @property
+    def teachers(self) -> tuple[RecordedTeacher, ...]:
+        """Of whom the model has learned, as `recipe.teacher` says."""
+        return _teachers(self.recipe)
 
     @property
     def vocabulary_file(self) -> str:
@@ -237,6 +255,7 @@ class Bundle:
         for name in ("tokenizer", "recipe"):
             kind = type(values.get(name, {}))
             _check(kind is dict, f"{name} must be an object, not {kind.__name__}")
+        _teachers(values.get("recipe", {}))
         _check_file_name(
             values["tokenizer"].get("vocabulary", VOCABULARY_FILE), "tokenizer.vocabulary"
         )
@@ -262,6 +281,24 @@ class Bundle:
             "base must have a source, and no delta",
         )
         return cls(**values)
+
+
+def _teachers(recipe: dict[str, Any]) -> tuple[RecordedTeacher, ...]:
+    """Of one string, names with commas between; or of a list of names and of objects."""
+    recorded = recipe.get("teacher") or ()
+    if isinstance(recorded, str):
+        recorded = recorded.split(",")
+    _check(isinstance(recorded, (list, tuple)), "recipe.teacher must be a string or a list")
+    found = []
+    for one in recorded:
+        values: dict[str, Any] = one if isinstance(one, dict) else {"name": one, "recipe": None}
+        _check(values.keys() == {"name", "recipe"}, "recipe.teacher has no name or no recipe")
+        name, its_own = values["name"], values["recipe"]
+        _check(isinstance(name, str) and name != "", f"recipe.teacher has {name!r} for a name")
+        kind = type(its_own)
+        _check(kind in (dict, type(None)), f"the recipe of {name} must be an object")
+        found.append(RecordedTeacher(name, its_own))
+    return tuple(found)
 
 
 def _weights(values: Any, name: str) -> Weights | None:

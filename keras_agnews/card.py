@@ -132,6 +132,8 @@ def _section(description: Bundle, address: str | None) -> str:
     recipe = {k: v for k, v in description.recipe.items() if v is not None and k != "data"}
     if data := description.recipe.get("data"):
         facts["trained on"] = str(data)
+    if teachers := description.teachers:
+        recipe["teacher"] = ", ".join(teacher.name for teacher in teachers)
     if recipe:
         facts["recipe"] = ", ".join(f"{key} {value}" for key, value in recipe.items())
     lines = [

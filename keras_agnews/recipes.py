@@ -180,41 +180,9 @@ def shipped_recipe(description: Bundle) -> Recipe:
         )
     known = {field.name for field in dataclasses.fields(Recipe)}
     values = {name: value for name, value in recorded.items() if name in known}
-    if teachers := taught_by(recorded):
+    if teachers := description.teachers:
         values["teacher"] = ",".join(teacher.name for teacher in teachers)
     return Recipe(**values)
-
-
-@dataclass(frozen=True)
-class TaughtBy:
-    """A teacher as a bundle's `recipe` records it.
-
-    Attributes:
-        name: of a model of the zoo or on the Hub.
-        recipe: what its own bundle said under `recipe`, where it is neither; `None` where it is.
-    """
-
-    name: str
-    recipe: dict[str, Any] | None = None
-
-
-def taught_by(recorded: dict[str, Any]) -> tuple[TaughtBy, ...]:
-    """The teachers of a recorded run: one string, or a list of strings and recipes by name."""
-    teachers = recorded.get("teacher") or ()
-    if isinstance(teachers, str):
-        return tuple(map(TaughtBy, teachers.split(",")))
-    found = []
-    for one in teachers:
-        if isinstance(one, str):
-            found.append(TaughtBy(one))
-        elif isinstance(one, dict) and {type(one.get("name")), type(one.get("recipe"))} == {
-            str,
-            dict,
-        }:
-            found.append(TaughtBy(one["name"], one["recipe"]))
-        else:
-            raise InputError(f"recipe.teacher has {one!r}, not a name or a name with a recipe")
-    return tuple(found)
 
 
 def _joined(teacher: Any) -> str:

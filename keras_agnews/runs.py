@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from keras_agnews import data, loading, registry
-from keras_agnews.bundle import Bundle
+from keras_agnews.bundle import Bundle, RecordedTeacher
 from keras_agnews.data import Dataset
 from keras_agnews.errors import InputError
-from keras_agnews.recipes import TaughtBy, shipped_recipe, taught_by
+from keras_agnews.recipes import shipped_recipe
 
 VALIDATION_FRACTION = 0.05
 # News that shares half of its runs of three words tells the same story. Of other rows, which may
@@ -94,7 +94,7 @@ def recorded_plan(description: Bundle, given: dict[str, Any]) -> Plan:
                 f"--{name.replace('_', '-')} {value} contradicts --recipe shipped: the record of "
                 f"{description.name} says {recorded_value}"
             )
-    teachers = [] if teacher is not None else [_recorded_teacher(t) for t in taught_by(recorded)]
+    teachers = [] if teacher is not None else [_source(one) for one in description.teachers]
     return Plan(
         recipe=recipe | {"teacher": teacher},
         start=start,
@@ -104,7 +104,7 @@ def recorded_plan(description: Bundle, given: dict[str, Any]) -> Plan:
     )
 
 
-def _recorded_teacher(teacher: TaughtBy) -> str | Bundle:
+def _source(teacher: RecordedTeacher) -> str | Bundle:
     if teacher.recipe is None:
         return teacher.name
     if registry.find(teacher.name) is None:

@@ -604,8 +604,10 @@ def test_a_teacher_that_is_nowhere_else_is_made_again_too(invoke, tmp_path):
 
     config = json.loads((tmp_path / "c" / "config.json").read_text())
     for bad, message in (
+        (5, "recipe.teacher has 5 for a name"),
+        ({"name": "tiny-transformer"}, "no name or no recipe"),
         ({"name": "nowhere", "recipe": recorded}, "the teacher nowhere is not in the zoo.*PATH"),
-        ({"name": "tiny-transformer"}, "not a name or a name with a recipe"),
+        ({"name": "tiny-transformer", "recipe": 3}, "the recipe of .* must be an object"),
     ):
         config["recipe"]["teacher"] = [bad]
         (tmp_path / "c" / "config.json").write_text(json.dumps(config))
