@@ -165,6 +165,7 @@ def accuracy_table(results: Path) -> str:
             continue
         least, most = f"{float(row['accuracy_min']):.2%}", f"{float(row['accuracy_max']):.2%}"
         cost = float(row["cost_minutes"] or "nan")
+        spent = f"{cost:,.1f} min" if cost >= 1 else f"{60 * cost:.0f} s"
         error = row["calibration_error"]
         lines.append(
             [
@@ -174,7 +175,7 @@ def accuracy_table(results: Path) -> str:
                 f"{float(row['macro_f1']):.4f}",
                 f"{float(error):.1%}" if error else "",
                 f"{int(row['train_rows']):,}" if row["train_rows"] else "",
-                "" if cost != cost else f"{cost:,.1f} min, {row['cost_on']}".removesuffix(", "),
+                "" if cost != cost else f"{spent}, {row['cost_on']}".removesuffix(", "),
             ]
         )
     heads = [
@@ -189,7 +190,7 @@ def accuracy_table(results: Path) -> str:
     days = _span(row["date"] for row in found)
     note = (
         f"On {found[0]['texts']} ({int(found[0]['rows']):,} rows), {days}. Calibration error: "
-        "expected, 15 bins.\n"
+        "expected, 15 bins. Cost: without that of the teachers.\n"
     )
     return _table(heads, lines) + "\n" + note
 

@@ -28,6 +28,9 @@ _COMPILED = keras.backend.backend() != "torch"
 TOKENS_PER_BATCH = 8_192
 _TOKENS_IN_CACHE = 2_048
 _NARROW, _NARROW_TOKENS_IN_CACHE = 64, 4_096
+# What the calls of one more batch cost on PyTorch, in positions; a batch is cut where its padding
+# would cost more.
+_CALLS = 256
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,13 @@ def plan(
         if max_rows is not None:
             rows = min(rows, max_rows)
         left = len(order) - start
-        if left < rows and not _COMPILED:
-            rows = left
+        if not _COMPILED:
+            rows = min(rows, left)
+            # Of a cut before row i: the rows from there on are then no longer than it is.
+            shorter = length - np.clip(lengths[order[start : start + rows]], 1, length)
+            saved = shorter * (rows - np.arange(rows))
+            if on_cpu() and saved.max() > _CALLS:
+                rows = int(saved.argmax())
         elif left < rows:
             rows = next((size for size in _REMAINDERS if left <= size < rows), rows)
         batches.append(Batch(order[start : start + rows], rows, length))

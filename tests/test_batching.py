@@ -44,6 +44,23 @@ def test_plan_holds_each_text_once_and_whole(lengths: np.ndarray, max_rows: int 
         assert len(shapes) <= len(batching.LENGTHS) + 5
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="others have fixed shapes")
+def test_few_texts_are_cut_where_padding_would_cost_more_than_a_call() -> None:
+    def shapes(lengths: list[int]) -> list[tuple[int, int]]:
+        return [(b.rows, b.length) for b in batching.plan(np.array(lengths), LIMIT)]
+
+    assert shapes([30] * 40 + [100] * 2) == [(2, 100), (40, 30)]
+    assert shapes([30, 28, 27, 30]) == [(4, 30)], "a call would cost more"
+    assert shapes([0] * 400) == [(400, 1)]
+    # As skewed as news is: a few long texts, and many of a third of their length.
+    lengths = np.random.default_rng(0).gamma(6, 9, 64).astype(int) + 5
+    batches = batching.plan(lengths, LIMIT)
+    positions = sum(batch.positions for batch in batches)
+    assert 1 - lengths.sum() / positions < 0.25
+    assert 1 - lengths.sum() / (64 * lengths.max()) > 0.4, "as one batch"
+    assert len(batches) <= 5
+
+
 @settings(max_examples=50, deadline=None)
 @given(lengths_lists.filter(len))
 def test_pad_puts_each_token_in_its_place(lengths: np.ndarray) -> None:
