@@ -617,9 +617,9 @@ def test_tables_stand_between_their_markers(tmp_path: Path) -> None:
     assert done.exit_code == 0
     lines = readme.read_text().splitlines()
     assert (lines[0], lines[-1]) == ("a", "b")
-    assert "| keras_agnews, JAX | 1,234 |  |" in lines
-    assert "| ONNX Runtime | 500 | 2.5 x |" in lines
-    assert "| padded, Keras's predict, PyTorch | not installed |  |" in lines
+    assert "| keras_agnews, JAX | **1,234** |" in lines
+    assert "| ONNX Runtime | 500 (2.5 x) |" in lines
+    assert "| padded, Keras's predict, PyTorch | not installed |" in lines
     assert any("`tiny-transformer`: random weights" in line for line in lines)
     assert CliRunner().invoke(report.main, [*options, "--check"]).exit_code == 0
     readme.write_text("<!-- benchmarks:nothing -->\n<!-- /benchmarks:nothing -->\n")
