@@ -131,7 +131,7 @@ def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Pa
     margin = max(0.25, 0.12 * (high - low))
     axes.set_ylim(low - margin, high + margin)
     left, right = (function(x for x, _, _ in points) for function in (min, max))
-    axes.set_xlim(left / 8, right * 2)  # on the left, room for the names of the entries
+    axes.set_xlim(left / 8, right * 4)  # on both sides, room for names
     axes.set_xlabel("documents a second, strings to labels (log scale)")
     axes.set_ylabel("accuracy on AG News test, %")
     axes.set_title(device, fontsize=9, loc="left", color="#444444")
