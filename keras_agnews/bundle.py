@@ -110,6 +110,11 @@ class RecordedTeacher:
     name: str
     recipe: dict[str, Any] | None = None
 
+    def __str__(self) -> str:
+        if self.recipe is None:
+            return self.name
+        return f"another {self.name} (recipe {self.recipe.get('recipe', 'unknown')})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:

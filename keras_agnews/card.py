@@ -133,7 +133,7 @@ def _section(description: Bundle, address: str | None) -> str:
     if data := description.recipe.get("data"):
         facts["trained on"] = str(data)
     if teachers := description.teachers:
-        recipe["teacher"] = ", ".join(teacher.name for teacher in teachers)
+        recipe["teacher"] = ", ".join(map(str, teachers))
     if recipe:
         facts["recipe"] = ", ".join(f"{key} {value}" for key, value in recipe.items())
     lines = [

@@ -388,7 +388,7 @@ def info(name: str, form: str) -> None:
     for key, part in details.items():
         shown |= {f"{key}.{name}": value for name, value in (part or {}).items()}
     if teachers := description.teachers:
-        shown["recipe.teacher"] = ", ".join(teacher.name for teacher in teachers)
+        shown["recipe.teacher"] = ", ".join(map(str, teachers))
     for result in description.results:
         context = {k: v for k, v in result.items() if k not in ("metric", "value")}
         where = ", ".join(f"{k} {v}" for k, v in context.items())

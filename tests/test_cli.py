@@ -587,6 +587,9 @@ def test_a_teacher_that_is_nowhere_else_is_made_again_too(invoke, tmp_path):
     assert (of_zoo, nested["name"]) == ("tiny-transformer", "tiny-transformer")
     assert nested["recipe"]["teacher"][0]["recipe"]["seed"] == 5
     assert str(tmp_path) not in json.dumps(recorded)
+    shown = invoke("info", tmp_path / "c").stdout
+    taught = "tiny-transformer, another tiny-transformer (recipe full)"
+    assert re.search(rf"^recipe\.teacher +{re.escape(taught)}$", shown, re.MULTILINE)
 
     train(tmp_path / "c", "again", "--recipe", "shipped")
     again = tmp_path / "again"
