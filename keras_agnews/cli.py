@@ -695,6 +695,11 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
     help="Start from the teacher's token embeddings, projected.",
 )
 @click.option(
+    "--openings",
+    type=click.IntRange(min=0),
+    help="Beginnings of each text, of 3 to 12 words, that are trained on too.",
+)
+@click.option(
     "--ema-momentum",
     type=click.FloatRange(0, 1, max_open=True),
     help="End each epoch with the moving average of its weights; 0 for none.",

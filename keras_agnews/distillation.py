@@ -1,4 +1,4 @@
-"""A small model taught by a larger one: its soft answers, more text for them, its embeddings.
+"""A small model taught by a larger one: its soft answers, and its embeddings.
 
 Hinton et al. 2015, arXiv:1503.02531; the mixture of answer and label is theirs at temperature 1.
 """
@@ -20,7 +20,6 @@ from keras_agnews.errors import InputError
 from keras_agnews.recipes import Recipe, mixed_precision
 
 EMBEDDINGS = "encoder/embedding/tokens/embeddings"
-_SPAN = (0.3, 0.9)  # of a text's words
 
 
 class Teacher:
@@ -86,22 +85,6 @@ class Teacher:
                 answers.append(teacher.predict(texts)[:, columns])
         mean: np.ndarray = np.mean(answers, axis=0)
         return mean
-
-
-def crop(texts: Sequence[str], count: int, seed: int) -> list[str]:
-    """`count` random spans of each text: of the first all, then of the second, and so on.
-
-    A span is a run of whole words, 30 to 90 % of the text's, and at least one.
-    """
-    rng = np.random.default_rng([seed, len(texts), count])
-    spans = []
-    for text in texts:
-        words = text.split()
-        for share in rng.uniform(*_SPAN, count).tolist():
-            length = max(1, round(share * len(words)))
-            start = int(rng.integers(max(1, len(words) - length + 1)))
-            spans.append(" ".join(words[start : start + length]))
-    return spans
 
 
 def targets(answers: np.ndarray, labels: np.ndarray, weight: float) -> np.ndarray:

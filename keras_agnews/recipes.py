@@ -43,6 +43,8 @@ class Recipe:
         teacher_weight: share of the target that is the teacher's answer; the rest is the label.
         crops: so many random spans of each text are further rows, labelled by the teacher alone.
         teacher_embeddings: start from the teacher's token embeddings, projected.
+        openings: so many beginnings of each text, of 3 to 12 words as a headline has, are further
+            rows, labelled as the text is.
         ema_momentum: each epoch ends with the exponential moving average of its weights, of this
             momentum a step; 0 for none.
         pretrain_epochs: passes of masked-language-model training over the texts, beforehand.
@@ -66,6 +68,7 @@ class Recipe:
     teacher_weight: float = 0.9
     crops: int = 0
     teacher_embeddings: bool = False
+    openings: int = 0
     ema_momentum: float = 0.0
     pretrain_epochs: int = 0
     pretrain_learning_rate: float = 1e-3
@@ -100,8 +103,9 @@ class Recipe:
         if self.teacher is None:
             for name in ("teacher", "teacher_weight", "crops", "teacher_embeddings"):
                 del values[name]
-        if not self.ema_momentum:
-            del values["ema_momentum"]
+        for name in ("openings", "ema_momentum"):
+            if not values[name]:
+                del values[name]
         if not self.pretrain_epochs:
             del values["pretrain_epochs"], values["pretrain_learning_rate"]
         return values
@@ -114,7 +118,7 @@ class Recipe:
 
 _LEAST = dict.fromkeys(
     ("epochs", "batch_size", "steps_per_epoch", "validation_steps", "delta_rank"), 1
-) | dict.fromkeys(("crops", "pretrain_epochs"), 0)
+) | dict.fromkeys(("crops", "openings", "pretrain_epochs"), 0)
 _MOST = {
     "learning_rate": 10.0,
     "warmup": 1.0,
@@ -140,6 +144,7 @@ _OF_THE_ENTRY = (
     "teacher_weight",
     "crops",
     "teacher_embeddings",
+    "openings",
     "ema_momentum",
     "pretrain_epochs",
     "pretrain_learning_rate",

@@ -23,9 +23,10 @@ import numpy as np
 from keras import ops
 
 from keras_agnews import batching, bundle, loading
+from keras_agnews.augmentation import crop, open_with
 from keras_agnews.classifier import TextClassifier, check_texts, softmax
 from keras_agnews.device import device_name
-from keras_agnews.distillation import Teacher, crop, start_embeddings, targets
+from keras_agnews.distillation import Teacher, start_embeddings, targets
 from keras_agnews.errors import InputError, TrainingError
 from keras_agnews.inference import compile_forward
 from keras_agnews.lora import LowRankCopy
@@ -256,9 +257,14 @@ class _Run:
             rows = np.random.default_rng(settings.seed).permutation(len(held[1]))[:count]
             held = ([held[0][i] for i in rows], held[1][rows])
         self.held = held
+        spans = crop(texts, settings.crops, settings.seed)
+        openings = open_with(texts, settings.openings, settings.seed)
+        self.all_texts = [*texts, *spans, *openings]
+        self.answered = len(texts) + len(spans)
         # A span has its text's label for the shuffling alone.
-        self.all_texts = [*texts, *crop(texts, settings.crops, settings.seed)]
-        all_labels = np.concatenate([labels, np.repeat(labels, settings.crops)])
+        all_labels = np.concatenate(
+            [labels, np.repeat(labels, settings.crops), np.repeat(labels, settings.openings)]
+        )
         self.job = _JOBS[settings.recipe](classifier, settings, self.all_texts, all_labels)
         self.job.dataset.start_epoch(0)
         self.identity = self._identity()
@@ -346,16 +352,20 @@ class _Run:
                 _write_log(history, self.directory / _PRETRAINING_LOG)
 
     def _targets(self, progress: bool) -> np.ndarray:
+        needed = _needed(self.job.dataset, self.settings)
+        classes = len(self.classifier.labels)
         answers, self.fit.preparation["answers"] = compute_once(
             lambda rows: self.teacher.probabilities([self.all_texts[i] for i in rows]),
-            _needed(self.job.dataset, self.settings),
-            (len(self.all_texts), len(self.classifier.labels)),
+            needed[needed < self.answered],
+            (self.answered, classes),
             self._path(_ANSWERS_FILE),
             self.digest,
             progress,
         )
         self.teacher.release()
-        return targets(answers, self.labels, self.settings.teacher_weight)
+        mixed = targets(answers, self.labels, self.settings.teacher_weight)
+        of_openings = np.repeat(self.labels, self.settings.openings)
+        return np.concatenate([mixed, np.eye(classes, dtype=np.float32)[of_openings]])
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be this run's."""
