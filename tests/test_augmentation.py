@@ -30,8 +30,6 @@ def test_spans_are_runs_of_words_of_their_text() -> None:
     assert crop(texts, 0, seed=3) == []
 
 
-
-
 def test_openings_are_the_first_three_to_twelve_words() -> None:
     long = " ".join(f"w{i}" for i in range(40))
     texts = [long] * 50 + ["one", "", "  spaced   out \n words "]
@@ -54,7 +52,8 @@ def test_a_model_learns_the_label_of_an_opening(teacher: str | None) -> None:
 
     The teacher, who reads the first words as anybody would, is not asked about them.
     """
-    sports, business = ("team game season coach".split(), "stocks profit market bank".split())
+    sports = ["team", "game", "season", "coach"]
+    business = ["stocks", "profit", "market", "bank"]
     rng = np.random.default_rng(0)
 
     def words(pool: list[str], count: int) -> str:

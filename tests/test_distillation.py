@@ -237,7 +237,8 @@ def test_an_entrys_teacher_is_not_asked_unless_one_says_so() -> None:
     assert (recipe.epochs, recipe.learning_rate, recipe.crops) == (3, 2e-3, 0)
     assert recipe.teacher is None
     assert not recipe.mixed_precision, "that suits a machine, not rows"
-    for options in ({}, {"teacher": "minilm-L6", "crops": 2}, {"pretrain_epochs": 3}, {"openings": 2}):
+    several = ({}, {"teacher": "minilm-L6", "crops": 2}, {"pretrain_epochs": 3}, {"openings": 2})
+    for options in several:
         recipe = Recipe(**options)
         assert Recipe(**recipe.record()) == recipe
     clf.describe(recipe={"epochs": 40})
