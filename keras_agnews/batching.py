@@ -23,11 +23,12 @@ from keras_agnews.tokenizers import TokenIds
 LENGTHS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 2048)
 _REMAINDERS = (1, 4, 16, 64)  # rows of a batch that is not full
 _COMPILED = keras.backend.backend() != "torch"
-# What a batch holds. On a processor so few that a layer's activations stay in its cache, but on
-# PyTorch, where every operation of a batch costs a call; on an accelerator, enough to fill it.
+# What a batch holds. On an accelerator enough to fill it; on a processor so few that a layer's
+# activations stay in its cache, more where they are narrow, or where, as on PyTorch, every
+# operation of a batch costs a call.
 TOKENS_PER_BATCH = 8_192
-_TOKENS_IN_CACHE = 2_048
-_NARROW, _NARROW_TOKENS_IN_CACHE = 64, 4_096
+_TOKENS_IN_CACHE, _TOKENS_FOR_FEW_CALLS = 2_048, 4_096
+_NARROW = 64
 # What the calls of one more batch cost on PyTorch, in positions; a batch is cut where its padding
 # would cost more.
 _CALLS = 256
@@ -66,10 +67,10 @@ def tokens_per_batch(width: int | None = None) -> int:
 
     `width` is the model's hidden size, where it has one.
     """
-    if not _COMPILED or not on_cpu():
+    if not on_cpu():
         return TOKENS_PER_BATCH
     narrow = width is not None and width <= _NARROW
-    return _NARROW_TOKENS_IN_CACHE if narrow else _TOKENS_IN_CACHE
+    return _TOKENS_FOR_FEW_CALLS if narrow or not _COMPILED else _TOKENS_IN_CACHE
 
 
 def full_rows(length: int, tokens: int) -> int:

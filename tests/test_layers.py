@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,68 @@ def test_bfloat16_keeps_to_its_own_precision() -> None:
         numpy(keras.ops.cast(out, "float32"))[:1, :3],
         atol=0.05,
     )
+
+
+def test_gelu_is_the_exact_one_and_so_is_its_gradient() -> None:
+    import keras
+
+    from keras_agnews.layers import activation_function
+
+    gelu = activation_function("gelu")
+    x = np.concatenate([np.linspace(-12, 12, 4_001), [-1e30, 0, 1e30]])
+    normal = np.array([0.5 * math.erfc(-value / 2**0.5) for value in x])
+    exact = np.where(np.abs(x) < 1e3, x * normal, np.maximum(x, 0))
+    value = numpy(gelu(keras.ops.convert_to_tensor(x.astype("float32"))))
+    np.testing.assert_allclose(value, exact, rtol=1e-6, atol=1e-6)
+    x, normal = x[:-3], normal[:-3]
+    slope = normal + x * np.exp(-(x**2) / 2) / (2 * np.pi) ** 0.5
+    if keras.backend.backend() == "jax":
+        import jax
+
+        computed = jax.vmap(jax.grad(gelu))(x.astype("float32"))
+        np.testing.assert_allclose(computed, slope, atol=1e-6)
+    rough = gelu(keras.ops.convert_to_tensor(x, dtype="bfloat16"))
+    assert keras.backend.standardize_dtype(rough.dtype) == "bfloat16"
+    np.testing.assert_allclose(
+        numpy(keras.ops.cast(rough, "float32")), x * normal, rtol=0.01, atol=0.02
+    )
+
+
+@pytest.mark.parametrize("change", [None, "lora", "int8"])
+def test_a_product_that_only_predicts_is_the_same(change: str | None) -> None:
+    import contextlib
+
+    import keras
+
+    from keras_agnews.layers import Dense
+
+    layer = Dense(6, activation="tanh", bias_initializer="normal")
+    inputs = np.random.default_rng(1).normal(size=(3, 5, 8)).astype("float32")
+    layer(inputs)
+    if change == "lora":
+        layer.enable_lora(2)
+        layer.lora_kernel_b.assign(np.ones((2, 6)))
+    kernel, bias = numpy(layer.kernel).astype("float64"), numpy(layer.bias)
+    if change == "int8":
+        layer.quantize("int8")
+    record: Any = contextlib.nullcontext()
+    only_predicting: Any = contextlib.nullcontext()
+    on_torch = keras.backend.backend() == "torch"
+    if on_torch:
+        import torch
+
+        record, only_predicting = torch.profiler.profile(), torch.inference_mode()
+    with record, only_predicting:
+        outputs = numpy(layer(inputs))
+    atol = 0.02 if change == "int8" else 1e-6
+    np.testing.assert_allclose(outputs, np.tanh(inputs @ kernel + bias), atol=atol)
+    if on_torch:
+        used = any("_linear_pointwise" in event.key for event in record.key_averages())
+        assert used == (change != "int8" and torch.backends.mkldnn.is_available())
+        layer(inputs).sum().backward()
+        weight = layer.trainable_weights[-1].value
+        assert weight.grad is not None, "it learns as before"
+        assert weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
