@@ -6,6 +6,7 @@ that learn by themselves. The test split is for this alone; nothing is chosen by
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 import warnings
@@ -22,7 +23,7 @@ from rich.progress import track
 from benchmarks import cells, peers, place, rows
 from keras_agnews import data, metrics, registry
 from keras_agnews.device import cpu_name
-from keras_agnews.errors import DownloadError, KerasAgnewsError, NotFoundError
+from keras_agnews.errors import DataError, DownloadError, KerasAgnewsError, NotFoundError
 
 SEEDS = {"tfidf-svm": 1, "fasttext": 3}  # the first is the same for every seed
 FIELDS = (
@@ -35,6 +36,7 @@ FIELDS = (
     "macro_f1",
     *(f"f1_{label}" for label in data.LABELS),
     "calibration_error",
+    "titles_accuracy",
     "seeds",
     "train_rows",
     "cost_minutes",
@@ -60,6 +62,18 @@ def score(scores: np.ndarray, labels: np.ndarray, probabilities: bool) -> dict[s
     }
 
 
+def titles_alone(test: data.Dataset, path: str | None) -> data.Dataset | None:
+    """The rows that have a title, without the rest; `None` where the files do not part them."""
+    try:
+        parts = data.load_titles("test", path)
+    except DataError:
+        return None
+    titles = {f"{title} {rest}": title for title, rest in zip(*parts, strict=True)}
+    kept = [i for i, text in enumerate(test.texts) if text in titles]
+    texts = [titles[test.texts[i]] for i in kept]
+    return dataclasses.replace(test, texts=texts, labels=test.labels[kept])
+
+
 def mean(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The mean over the seeds."""
     return {
@@ -74,7 +88,9 @@ def spread(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"accuracy_min": min(values), "accuracy_max": max(values), "seeds": len(found)}
 
 
-def of_entry(name: str, sources: Sequence[str], test: data.Dataset) -> dict[str, Any] | None:
+def of_entry(
+    name: str, sources: Sequence[str], test: data.Dataset, titles: data.Dataset | None = None
+) -> dict[str, Any] | None:
     """The row of an entry as it is shipped; `None` where it has no trained weights.
 
     Its recipe with other seeds, whose weights `sources` has, gives the spread alone.
@@ -95,7 +111,11 @@ def of_entry(name: str, sources: Sequence[str], test: data.Dataset) -> dict[str,
             return None
         columns = [clf.labels.index(label) for label in test.label_names]
         found.append(score(clf.predict(test.texts)[:, columns], test.labels, True))
-        description = description or clf.description
+        if description is None:
+            description = clf.description
+            if titles is not None:
+                answers = clf.predict(titles.texts)[:, columns]
+                found[0]["titles_accuracy"] = score(answers, titles.labels, True)["accuracy"]
     assert description is not None
     recipe = description.recipe
     return {
@@ -111,7 +131,9 @@ def of_entry(name: str, sources: Sequence[str], test: data.Dataset) -> dict[str,
     }
 
 
-def of_peer(name: str, path: str | None, test: data.Dataset) -> dict[str, Any]:
+def of_peer(
+    name: str, path: str | None, test: data.Dataset, titles: data.Dataset | None = None
+) -> dict[str, Any]:
     """The row of a peer that learns by itself."""
     peer = peers.PEERS[name]
     row: dict[str, Any] = {"model": name, "title": peer.title}
@@ -126,6 +148,10 @@ def of_peer(name: str, path: str | None, test: data.Dataset) -> dict[str, Any]:
         answer = predict(test.texts)
         assert answer.scores is not None
         found.append(score(answer.scores, test.labels, answer.probabilities))
+        if titles is not None:
+            alone = predict(titles.texts).scores
+            assert alone is not None
+            found[-1]["titles_accuracy"] = score(alone, titles.labels, False)["accuracy"]
     return (
         row
         | mean(found)
@@ -187,12 +213,15 @@ def main(
     found: list[dict[str, Any]] = []
     try:
         test = data.load_agnews("test", path)
+        titles = titles_alone(test, path)
         for name in track(
             names + learners, "Answering", console=console, disable=not console.is_terminal
         ):
             learns = name in SEEDS
             row = (
-                of_peer(name, path, test) if learns else of_entry(name, weights.get(name, ()), test)
+                of_peer(name, path, test, titles)
+                if learns
+                else of_entry(name, weights.get(name, ()), test, titles)
             )
             if row is None:
                 click.echo(f"{name} has no trained weights: no row", err=True)

@@ -159,16 +159,17 @@ def accuracy_table(results: Path) -> str:
     lines = []
     for row in found:
         if not row["accuracy"]:
-            lines.append([row["title"], row["note"].partition(":")[0], *[""] * 5])
+            lines.append([row["title"], row["note"].partition(":")[0], *[""] * 6])
             continue
         least, most = f"{float(row['accuracy_min']):.2%}", f"{float(row['accuracy_max']):.2%}"
         cost = float(row["cost_minutes"] or "nan")
         spent = f"{cost:,.1f} min" if cost >= 1 else f"{60 * cost:.0f} s"
-        error = row["calibration_error"]
+        error, titles = row["calibration_error"], row.get("titles_accuracy")
         lines.append(
             [
                 row["title"],
                 f"{float(row['accuracy']):.2%}",
+                f"{float(titles):.2%}" if titles else "",
                 f"{least} to {most}, {row['seeds']} runs" if int(row["seeds"]) > 1 else "",
                 f"{float(row['macro_f1']):.4f}",
                 f"{float(error):.1%}" if error else "",
@@ -179,6 +180,7 @@ def accuracy_table(results: Path) -> str:
     heads = [
         "model",
         "accuracy",
+        "headlines alone",
         "with other seeds",
         "macro F1",
         "calibration error",

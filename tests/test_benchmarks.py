@@ -498,7 +498,7 @@ def test_accuracy_has_a_row_for_what_has_learnt_and_for_what_is_missing(
         if name == "fasttext":
             raise ImportError("no fasttext")
         assert model.data == str(agnews)
-        rows = dict(SENTENCES)
+        rows = {text.split(" ")[0]: "World" for text in TEXTS} | dict(SENTENCES)
         margins = 9 * np.eye(4, dtype=np.float32)
         return lambda texts: peers.Answer(
             margins[[LABELS.index(rows[text]) for text in texts]], probabilities=False
@@ -517,8 +517,9 @@ def test_accuracy_has_a_row_for_what_has_learnt_and_for_what_is_missing(
     assert (svm["rows"], svm["train_rows"], svm["seeds"]) == ("16", "16", "1")
     assert svm["calibration_error"] == ""  # margins are no probabilities
     assert (fasttext["accuracy"], fasttext["note"]) == ("", "not installed: no fasttext")
+    assert svm["titles_accuracy"] == "0.25", "the titles, one word each, are all called World"
     table = report.accuracy_table(tmp_path)
-    assert "| TF-IDF bigrams, linear SVM | 100.00% |  | 1.0000 |  | 16 |" in table
+    assert "| TF-IDF bigrams, linear SVM | 100.00% | 25.00% |  | 1.0000 |  | 16 |" in table
     assert "| fastText, bigrams | not installed |" in table
 
 
@@ -567,6 +568,18 @@ def test_accuracy_of_an_entry(tmp_path: Path) -> None:
     assert other is not None
     assert (other["accuracy"], other["accuracy_max"]) == (row["accuracy"], row["accuracy"])
     assert (other["seeds"], other["accuracy_min"] < 0.6) == (2, True), "untrained"
+    titles = accuracy.titles_alone(test, str(tmp_path / "agnews"))
+    assert titles is not None
+    assert titles.texts == [text.split(" ")[0] for text in TEXTS]
+    row = accuracy.of_entry("tiny-transformer", (), test, titles)
+    assert row is not None
+    answers = zip(clf.classify(titles.texts), SENTENCES, strict=True)
+    right = [answer.label == label for answer, (_, label) in answers]
+    assert row["titles_accuracy"] == pytest.approx(np.mean(right))
+    joined = tmp_path / "joined"
+    joined.mkdir()
+    (joined / "test.csv").write_text("1,a joined text\n")
+    assert accuracy.titles_alone(test, str(joined)) is None
 
 
 def test_scores_become_figures() -> None:
