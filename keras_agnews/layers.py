@@ -18,6 +18,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_agnews import onednn
 from keras_agnews.configs import ACTIVATIONS, BertConfig
 from keras_agnews.errors import InputError
 from keras_agnews.graph_tokenizers import graph_tokenizer
@@ -116,18 +117,21 @@ class _Layer(keras.layers.Layer):
 
 @register()
 class Dense(keras.layers.Dense):
-    """As `keras.layers.Dense`; on PyTorch on a CPU, what only predicts is computed by oneDNN.
+    """As `keras.layers.Dense`; on PyTorch on a CPU, predicted and trained by oneDNN.
 
     PyTorch leaves float32 products to MKL, which uses half of the vector unit of processors that
     are not Intel's: 100 GFLOP/s of a core where oneDNN, which comes with PyTorch too, makes 225.
     """
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        product = _onednn()
-        if product is None or self.quantization_mode is not None or not _is_plain(inputs):
+        on_torch = keras.backend.backend() == "torch" and self.quantization_mode is None
+        product = onednn.product(inputs, bool(training)) if on_torch else None
+        if product is None:
             return super().call(inputs, training=training)
-        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
-        kernel = ops.convert_to_tensor(self.kernel)
+        kernel, bias = (
+            None if value is None else ops.convert_to_tensor(value)
+            for value in (self.kernel, self.bias)
+        )
         outputs = product(inputs, kernel, bias)
         return outputs if self.activation is None else self.activation(outputs)
 
@@ -135,39 +139,6 @@ class Dense(keras.layers.Dense):
         # Keras asks that none but its own class be quantized, for what a call may do unasked; ours
         # leaves quantized kernels to it.
         super().quantize(mode, type_check=False, **kwargs)
-
-
-@functools.cache
-def _onednn() -> Any:
-    """A function for `inputs @ kernel + bias` by oneDNN on PyTorch; `None` where there is none."""
-    if keras.backend.backend() != "torch":
-        return None
-    import torch
-
-    if not torch.backends.mkldnn.is_available():
-        return None
-    try:
-        # The operation is that of PyTorch's own compiler; called from Python it can't be traced.
-        return torch.jit.CompilationUnit("""
-            def dense(inputs: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
-                scalars: List[Optional[number]] = []
-                return torch.ops.mkldnn._linear_pointwise(
-                    inputs, kernel.t(), bias, "none", scalars, ""
-                )
-        """).dense
-    except RuntimeError:  # a PyTorch that does not know it, or writes it in another way
-        return None
-
-
-def _is_plain(inputs: Any) -> bool:
-    import torch
-
-    # It has no gradient, and no other program, as an exported one, knows it.
-    return (
-        torch.is_inference_mode_enabled()
-        and inputs.device.type == "cpu"
-        and inputs.dtype in (torch.float32, torch.bfloat16)
-    )
 
 
 @register()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from typing import Any
@@ -217,8 +218,6 @@ def test_gelu_is_the_exact_one_and_so_is_its_gradient() -> None:
 
 @pytest.mark.parametrize("change", [None, "lora", "int8"])
 def test_a_product_that_only_predicts_is_the_same(change: str | None) -> None:
-    import contextlib
-
     import keras
 
     from keras_agnews.layers import Dense
@@ -246,10 +245,38 @@ def test_a_product_that_only_predicts_is_the_same(change: str | None) -> None:
     if on_torch:
         used = any("_linear_pointwise" in event.key for event in record.key_averages())
         assert used == (change != "int8" and torch.backends.mkldnn.is_available())
-        layer(inputs).sum().backward()
-        weight = layer.trainable_weights[-1].value
-        assert weight.grad is not None, "it learns as before"
-        assert weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("shape", [(7, 8), (3, 5, 8)])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_pytorch_learns_by_the_same_product(shape: tuple[int, ...], frozen: bool) -> None:
+    import keras
+
+    if keras.backend.backend() != "torch":
+        pytest.skip("another backend has but one product")
+    import torch
+
+    from keras_agnews.layers import Dense
+
+    layer = Dense(6, bias_initializer="normal")
+    rng = np.random.default_rng(2)
+    values, weights = rng.normal(size=shape), rng.normal(size=(*shape[:-1], 6))
+    inputs = torch.tensor(values, dtype=torch.float32, requires_grad=True)
+    layer(inputs)
+    layer.trainable = not frozen
+    with torch.profiler.profile() as record:
+        outputs = layer(inputs, training=True)
+        (outputs * torch.tensor(weights, dtype=torch.float32)).sum().backward()
+    products = [e.count for e in record.key_averages() if "_linear_pointwise" in e.key]
+    assert products == ([2 if frozen else 3] if torch.backends.mkldnn.is_available() else [])
+    kernel, bias = numpy(layer.kernel), numpy(layer.bias)
+    np.testing.assert_allclose(numpy(outputs), values @ kernel + bias, atol=1e-5)
+    np.testing.assert_allclose(numpy(inputs.grad), weights @ kernel.T, atol=1e-5)
+    rows = weights.reshape(-1, 6)
+    if not frozen:
+        of_kernel, of_bias = (w.value.grad for w in layer.trainable_weights)
+        np.testing.assert_allclose(numpy(of_kernel), values.reshape(-1, 8).T @ rows, atol=1e-5)
+        np.testing.assert_allclose(numpy(of_bias), rows.sum(axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
