@@ -190,8 +190,8 @@ def accuracy_table(results: Path) -> str:
     days = _span(row["date"] for row in found)
     note = (
         f"On {found[0]['texts']} ({int(found[0]['rows']):,} rows), {days}. Calibration error: "
-        "expected, 15 bins. Headlines alone: of the same rows the titles. Cost: without that of the "
-        "teachers.\n"
+        "expected, 15 bins. Headlines alone: of the same rows the titles. Cost: without that of "
+        "the teachers.\n"
     )
     return _table(heads, lines) + "\n" + note
 
