@@ -7,10 +7,11 @@ that learn by themselves. The test split is for this alone; nothing is chosen by
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,20 @@ def score(scores: np.ndarray, labels: np.ndarray, probabilities: bool) -> dict[s
     }
 
 
+def measure(
+    predict: Callable[[Sequence[str]], np.ndarray],
+    probabilities: bool,
+    test: data.Dataset,
+    titles: data.Dataset | None,
+) -> dict[str, Any]:
+    """The figures of one model, which gives scores `(n, classes)` to n texts."""
+    figures = score(predict(test.texts), test.labels, probabilities)
+    if titles is not None:
+        alone = score(predict(titles.texts), titles.labels, probabilities)
+        figures["titles_accuracy"] = alone["accuracy"]
+    return figures
+
+
 def titles_alone(test: data.Dataset, path: str | None) -> data.Dataset | None:
     """The rows that have a title, without the rest; `None` where the files do not part them."""
     try:
@@ -110,12 +125,9 @@ def of_entry(
         if any("untrained" in str(warning.message) for warning in caught):
             return None
         columns = [clf.labels.index(label) for label in test.label_names]
-        found.append(score(clf.predict(test.texts)[:, columns], test.labels, True))
-        if description is None:
-            description = clf.description
-            if titles is not None:
-                answers = clf.predict(titles.texts)[:, columns]
-                found[0]["titles_accuracy"] = score(answers, titles.labels, True)["accuracy"]
+        predict = functools.partial(_in_order, clf, columns)
+        found.append(measure(predict, True, test, titles))
+        description = description or clf.description
     assert description is not None
     recipe = description.recipe
     return {
@@ -145,13 +157,8 @@ def of_peer(
         except ImportError as error:
             return row | {"note": f"not installed: {error}"}
         seconds.append(time.perf_counter() - start)
-        answer = predict(test.texts)
-        assert answer.scores is not None
-        found.append(score(answer.scores, test.labels, answer.probabilities))
-        if titles is not None:
-            alone = predict(titles.texts).scores
-            assert alone is not None
-            found[-1]["titles_accuracy"] = score(alone, titles.labels, False)["accuracy"]
+        probabilities = predict(test.texts[:1]).probabilities
+        found.append(measure(functools.partial(_scores, predict), probabilities, test, titles))
     return (
         row
         | mean(found)
@@ -163,6 +170,17 @@ def of_peer(
             "versions": place.versions(peer.package),
         }
     )
+
+
+def _in_order(clf: Any, columns: list[int], texts: Sequence[str]) -> np.ndarray:
+    answers: np.ndarray = clf.predict(texts)[:, columns]
+    return answers
+
+
+def _scores(predict: Callable[[Sequence[str]], peers.Answer], texts: Sequence[str]) -> np.ndarray:
+    found = predict(texts).scores
+    assert found is not None
+    return found
 
 
 def _backend() -> str:

@@ -26,7 +26,7 @@ def crop(texts: Sequence[str], count: int, seed: int) -> list[str]:
     return spans
 
 
-def open_with(texts: Sequence[str], count: int, seed: int) -> list[str]:
+def cut_openings(texts: Sequence[str], count: int, seed: int) -> list[str]:
     """`count` beginnings of each text, of 3 to 12 of its words, in the order of `crop`.
 
     Of news the first words are the headline, or much of it.

@@ -23,7 +23,7 @@ import numpy as np
 from keras import ops
 
 from keras_agnews import batching, bundle, loading
-from keras_agnews.augmentation import crop, open_with
+from keras_agnews.augmentation import crop, cut_openings
 from keras_agnews.classifier import TextClassifier, check_texts, softmax
 from keras_agnews.device import device_name
 from keras_agnews.distillation import Teacher, start_embeddings, targets
@@ -258,7 +258,7 @@ class _Run:
             held = ([held[0][i] for i in rows], held[1][rows])
         self.held = held
         spans = crop(texts, settings.crops, settings.seed)
-        openings = open_with(texts, settings.openings, settings.seed)
+        openings = cut_openings(texts, settings.openings, settings.seed)
         self.all_texts = [*texts, *spans, *openings]
         self.answered = len(texts) + len(spans)
         # A span has its text's label for the shuffling alone.

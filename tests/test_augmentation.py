@@ -8,7 +8,7 @@ import pytest
 from conftest import SENTENCES
 
 import keras_agnews
-from keras_agnews.augmentation import crop, open_with
+from keras_agnews.augmentation import crop, cut_openings
 
 TEXTS = [text for text, _ in SENTENCES] * 4
 
@@ -33,15 +33,15 @@ def test_spans_are_runs_of_words_of_their_text() -> None:
 def test_openings_are_the_first_three_to_twelve_words() -> None:
     long = " ".join(f"w{i}" for i in range(40))
     texts = [long] * 50 + ["one", "", "  spaced   out \n words "]
-    openings = open_with(texts, 4, seed=3)
+    openings = cut_openings(texts, 4, seed=3)
     assert len(openings) == 4 * len(texts)
     for i, opening in enumerate(openings):
         words = opening.split()
         assert words == texts[i // 4].split()[: len(words)]
     assert {len(opening.split()) for opening in openings[:200]} == set(range(3, 13))
     assert openings[-12:] == ["one"] * 4 + [""] * 4 + ["spaced out words"] * 4
-    assert openings == open_with(texts, 4, seed=3) != open_with(texts, 4, seed=4)
-    assert open_with(texts, 0, seed=3) == []
+    assert openings == cut_openings(texts, 4, seed=3) != cut_openings(texts, 4, seed=4)
+    assert cut_openings(texts, 0, seed=3) == []
 
 
 @pytest.mark.backend
