@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,9 +125,12 @@ def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Pa
         if y > height:
             frontier.append((x, y))
             height = y
+    # A point's accuracy is to be had at every lower speed, up to the next point's.
+    corners = frontier[:1]
+    for (_, before), (x, y) in itertools.pairwise(frontier):
+        corners += [(x, before), (x, y)]
     if len(frontier) > 1:
-        xs, ys = zip(*frontier, strict=True)
-        axes.step(xs, ys, where="post", color="#444444", lw=1, ls="--", zorder=2)
+        axes.plot(*zip(*corners, strict=True), color="#444444", lw=1, ls="--", zorder=2)
     low, high = (function(y for _, y, _ in points) for function in (min, max))
     margin = max(0.25, 0.12 * (high - low))
     axes.set_ylim(low - margin, high + margin)
@@ -138,7 +142,7 @@ def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Pa
     axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:,.0f}"))
     _legend(plt, axes, [row for *_, row in points], frontier=len(frontier) > 1)
     figure.canvas.draw()
-    _name_entries(figure, axes, points)
+    _name_entries(figure, axes, points, corners)
     return figure
 
 
@@ -158,10 +162,18 @@ def _legend(plt: Any, axes: Any, found: Sequence[Row], frontier: bool) -> None:
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=7.5)
 
 
-def _name_entries(figure: Any, axes: Any, points: Sequence[tuple[float, float, Row]]) -> None:
-    """Each name beside its first point, where it covers neither a point nor another name."""
+def _name_entries(
+    figure: Any,
+    axes: Any,
+    points: Sequence[tuple[float, float, Row]],
+    line: Sequence[tuple[float, float]],
+) -> None:
+    """Each name beside its first point, where it covers no point, no other name and no `line`."""
+    from matplotlib.path import Path as Polyline
+
     renderer, scale = figure.canvas.get_renderer(), figure.dpi / 72
     marks = [axes.transData.transform((x, y)) for x, y, _ in points]
+    drawn = Polyline(line).transformed(axes.transData)
     firsts: dict[str, tuple[float, float]] = {}
     for x, y, row in sorted(points, key=lambda point: (point[2].precision != "float32", point[0])):
         firsts.setdefault(row.entry if row.entry != CLASSIC else row.competitor, (x, y))
@@ -190,6 +202,7 @@ def _name_entries(figure: Any, axes: Any, points: Sequence[tuple[float, float, R
             box = type(size).from_bounds(left, bottom, size.width, size.height)
             hits = sum(box.padded(3).overlaps(other) for other in boxes)
             hits += sum(box.padded(4).contains(*other) for other in marks)
+            hits += drawn.intersects_bbox(box, filled=False)
             placed.append((hits, rank, dx, dy, box))
         *_, dx, dy, box = min(placed, key=lambda way: way[:2])
         note.set_position((dx, dy))

@@ -204,7 +204,8 @@ class TextClassifier(keras.Model):
         def compute(window: slice, inputs: dict[str, np.ndarray], indices: np.ndarray) -> None:
             outputs[window][indices] = forward(inputs)[: len(indices)]
 
-        tokens = batching.tokens_per_batch(getattr(self.description.config, "hidden_size", None))
+        config = self.description.config
+        tokens = batching.tokens_per_batch(getattr(config, "hidden_size", None), config.recurrent)
         # Other threads compute while this one tokenizes and pads what comes next.
         pool = ThreadPoolExecutor(_COMPUTING, "keras_agnews")
         running: deque[Future[None]] = deque()
