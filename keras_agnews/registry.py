@@ -77,7 +77,9 @@ def register(
             logits, whose last layer is named "logits"; or `"module:function"`, imported when
             first needed.
         config: the builder's frozen dataclass, with `from_dict(values)`, `to_dict()` and
-            `variables(classes)`, a dict from variable path to shape.
+            `variables(classes)`, a dict from variable path to shape. How many texts are computed
+            at once follows its `hidden_size` and its `recurrent` (true where one position waits
+            for the one before), where it has them.
 
     Example:
 
