@@ -132,42 +132,38 @@ _PLACES: dict[str, Callable[[], tuple[str | None, int, int | None]]] = {
 }
 
 
-def _product(left: Any, right: Any) -> Any:
-    """As the zoo's dense layers multiply, which on PyTorch is not what `matmul` does."""
-    import keras
-
-    if keras.backend.backend() != "torch":
-        return keras.ops.matmul(left, right)
-    import torch
-
-    from keras_agnews import onednn
-
-    with torch.inference_mode():
-        product = onednn.product(left, training=False)
-        return keras.ops.matmul(left, right) if product is None else product(left, right, None)
-
-
 def matrix_peak(precision: str, seconds: float = 2.0) -> float:
     """Floating-point operations a second of large square matrix products on Keras's backend.
 
-    The best of a dozen chains of products, in what a model of that precision multiplies; it is
-    what a network of nothing but products could reach with the same libraries. Of few, a turn of
-    a busy processor would be taken for its best.
+    The best of a dozen chains of products by the zoo's dense layer, in what a model of that
+    precision multiplies; it is what a network of nothing but products could reach with the same
+    libraries. Of few, a turn of a busy processor would be taken for its best.
     """
     import keras
     from keras import ops
+
+    from keras_agnews.layers import Dense
 
     dtype = "bfloat16" if precision == "bfloat16" else "float32"
     size, chain = (8_192, 8) if "GPU" in facts(keras.backend.backend())["device"] else (2_048, 1)
     # Small, so that a chain of products stays finite.
     values = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32) / size**0.5
     left = ops.cast(ops.convert_to_tensor(values), dtype)
+    multiply = Dense(size, use_bias=False, dtype=dtype)
+    multiply.build(left.shape)
+    multiply.kernel.assign(left)
+    predicting = contextlib.nullcontext
+    if keras.backend.backend() == "torch":
+        import torch
+
+        predicting = torch.inference_mode
 
     def products() -> None:
-        right = left
-        for _ in range(chain):
-            right = _product(left, right)
-        keras.ops.convert_to_numpy(right[:1, :1])
+        product = left
+        with predicting():
+            for _ in range(chain):
+                product = multiply(product)
+        ops.convert_to_numpy(product[:1, :1])
 
     products()
     best, end = float("inf"), time.perf_counter() + seconds

@@ -14,7 +14,7 @@ from benchmarks.texts import generate_lengths, generate_texts
 
 pytestmark = pytest.mark.backend
 
-# A bound that falls may be tightened. A shape more costs a compilation: it must pay in padding.
+# A bound that falls may be tightened.
 
 
 def test_padding_and_shapes_stay_few() -> None:
@@ -25,7 +25,7 @@ def test_padding_and_shapes_stay_few() -> None:
     compiled = keras.backend.backend() != "torch"
     rng = np.random.default_rng(0)
     # 1,000 texts are a third of one window: the last, half-full batch weighs much.
-    for count, most_padding, most_shapes in ((1_000, 0.1, 10), (4_000, 0.06, 13)):
+    for count, most_padding, most_shapes in ((1_000, 0.12, 6), (4_000, 0.1, 8)):
         lengths = generate_lengths(count, rng)
         batches = batching.plan(lengths, 256)
         padding = 1 - lengths.sum() / sum(batch.positions for batch in batches)
@@ -33,9 +33,9 @@ def test_padding_and_shapes_stay_few() -> None:
         assert not compiled or len({(batch.rows, batch.length) for batch in batches}) <= most_shapes
     lengths = generate_lengths(4_000, rng)
     narrow = batching.plan(lengths, 256, tokens=batching.tokens_per_batch(32))
-    assert 1 - lengths.sum() / sum(batch.positions for batch in narrow) <= 0.08
-    assert not compiled or len({(batch.rows, batch.length) for batch in narrow}) <= 12
-    assert len(narrow) <= 45, "each costs a call, which weighs much in a narrow model"
+    assert 1 - lengths.sum() / sum(batch.positions for batch in narrow) <= 0.11
+    assert not compiled or len({(batch.rows, batch.length) for batch in narrow}) <= 9
+    assert len(narrow) <= 60, "each costs a call, which weighs much in a narrow model"
     if not compiled:  # each position of a batch of a recurrent network costs its calls
         recurrent = batching.plan(lengths, 256, tokens=batching.tokens_per_batch(128, True))
         assert sum(batch.length for batch in recurrent) <= 650
@@ -45,7 +45,7 @@ def test_padding_and_shapes_stay_few() -> None:
         for count in range(1, 600)
         for batch in batching.plan(generate_lengths(count, rng), 256)
     }
-    assert not compiled or len(shapes) <= 33
+    assert not compiled or len(shapes) <= 25
 
 
 def test_a_second_predict_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
