@@ -40,6 +40,7 @@ from keras_agnews.batching import Batches, bucket, windows
 from keras_agnews.errors import InputError, require
 from keras_agnews.layers import AdditiveAttention
 from keras_agnews.tokenizers import learn_words, repair_news
+from keras_agnews.validation import split_validation
 
 PADDING, UNKNOWN, START, END = range(4)
 SPECIAL = ("", "[UNK]", "[START]", "[END]")
@@ -487,7 +488,7 @@ def load(options: argparse.Namespace, settings: Settings) -> tuple[Vocabulary, l
     ]
     rows = data.Dataset(joined, np.zeros(len(joined), np.int32), ("news",), "", "")
     similarity = 1.0 if options.quick else NEAR_DUPLICATES
-    train, held_out = data.split_validation(
+    train, held_out = split_validation(
         rows, settings.validation, seed=settings.seed, similarity=similarity
     )
     split = [

@@ -37,6 +37,7 @@ from keras_agnews.layers import (
 )
 from keras_agnews.models import transformer
 from keras_agnews.tokenizers import WordTokenizer, learn_words
+from keras_agnews.validation import split_validation
 
 # %% [markdown]
 # The settings. The short form shows that every cell runs, and no more: a minute is too little to
@@ -103,7 +104,7 @@ chosen = np.random.default_rng(0).permutation(len(dataset.texts))[:ROWS]
 dataset = dataclasses.replace(
     dataset, texts=[dataset.texts[i] for i in chosen], labels=dataset.labels[chosen]
 )
-train, held_out = data.split_validation(dataset, fraction=0.2)
+train, held_out = split_validation(dataset, fraction=0.2)
 print(f"{len(train.texts):,} texts to learn from, {len(held_out.texts):,} held out to check on")
 print("topics:", ", ".join(dataset.label_names))
 

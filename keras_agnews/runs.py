@@ -18,6 +18,7 @@ from keras_agnews.bundle import Bundle, RecordedTeacher
 from keras_agnews.data import Dataset
 from keras_agnews.errors import InputError
 from keras_agnews.recipes import shipped_recipe
+from keras_agnews.validation import split_validation
 
 VALIDATION_FRACTION = 0.05
 # News that shares half of its runs of three words tells the same story. Of other rows, which may
@@ -173,9 +174,7 @@ def run(
     if held_out is None:
         # The same rows whatever the seed, so that runs with several can be compared.
         similarity = _NEAR_DUPLICATES if set(labels) == set(data.LABELS) else 1.0
-        rows, held_out = data.split_validation(
-            rows, plan.validation_fraction, similarity=similarity
-        )
+        rows, held_out = split_validation(rows, plan.validation_fraction, similarity=similarity)
     return finetune(
         clf,
         rows,
