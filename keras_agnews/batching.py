@@ -28,8 +28,6 @@ _COMPILED = keras.backend.backend() != "torch"
 # operation of a batch costs a call.
 TOKENS_PER_BATCH = 8_192
 _TOKENS_IN_CACHE, _TOKENS_FOR_FEW_CALLS = 2_048, 4_096
-# Of a recurrent network on PyTorch, every position of a batch costs its calls.
-_TOKENS_FOR_FEW_STEPS = 32_768
 _NARROW = 64
 # What the calls of one more batch cost on PyTorch, in positions; a batch is cut where its padding
 # would cost more.
@@ -64,14 +62,11 @@ def bucket(length: int, limit: int) -> int:
 
 
 @functools.cache
-def tokens_per_batch(width: int | None = None, recurrent: bool = False) -> int:
+def tokens_per_batch(width: int | None = None) -> int:
     """About how many positions a batch should have on the backend and device at hand.
 
-    `width` is the model's hidden size, where it has one; `recurrent`, whether it computes one
-    position after the other.
+    `width` is the model's hidden size, where it has one.
     """
-    if recurrent and not _COMPILED:
-        return _TOKENS_FOR_FEW_STEPS
     if not on_cpu():
         return TOKENS_PER_BATCH
     narrow = width is not None and width <= _NARROW

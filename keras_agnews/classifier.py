@@ -204,10 +204,7 @@ class TextClassifier(keras.Model):
         def compute(window: slice, inputs: dict[str, np.ndarray], indices: np.ndarray) -> None:
             outputs[window][indices] = forward(inputs)[: len(indices)]
 
-        config = self.description.config  # a third party's may have neither
-        tokens = batching.tokens_per_batch(
-            getattr(config, "hidden_size", None), getattr(config, "recurrent", False)
-        )
+        tokens = batching.tokens_per_batch(getattr(self.description.config, "hidden_size", None))
         # Other threads compute while this one tokenizes and pads what comes next.
         pool = ThreadPoolExecutor(_COMPUTING, "keras_agnews")
         running: deque[Future[None]] = deque()

@@ -45,7 +45,6 @@ class Config:
     """What every architecture's description shares: checked fields, JSON, a table of variables."""
 
     builder: ClassVar[str]
-    recurrent: ClassVar[bool] = False  # whether one position waits for the one before
 
     def __post_init__(self) -> None:
         hints = {"int": int, "float": float, "bool": bool, "str": str}
@@ -278,7 +277,6 @@ class GruConfig(Config):
     """
 
     builder: ClassVar[str] = "gru"
-    recurrent: ClassVar[bool] = True
 
     vocabulary_size: int = 20_000
     embedding_size: int = 64

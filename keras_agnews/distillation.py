@@ -19,7 +19,8 @@ from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import InputError
 from keras_agnews.recipes import Recipe, mixed_precision
 
-EMBEDDINGS = "encoder/embedding/tokens/embeddings"
+# The token embeddings, as the transformers' encoders and the recurrent one name them.
+EMBEDDINGS = ("encoder/embedding/tokens/embeddings", "encoder/embedding/embeddings")
 
 
 class Teacher:
@@ -128,9 +129,11 @@ def start_embeddings(student: TextClassifier, teacher: TextClassifier) -> None:
 
 def _embeddings(classifier: TextClassifier) -> keras.Variable:
     for variable in classifier.model.weights:
-        if variable.path == EMBEDDINGS:
+        if variable.path in EMBEDDINGS:
             return variable
-    raise InputError(f"teacher_embeddings: {classifier.description.name} has no {EMBEDDINGS}")
+    raise InputError(
+        f"teacher_embeddings: {classifier.description.name} has no {' or '.join(EMBEDDINGS)}"
+    )
 
 
 def _rows(

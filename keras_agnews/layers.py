@@ -18,7 +18,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_agnews import onednn
+from keras_agnews import onednn, torch_gru
 from keras_agnews.configs import ACTIVATIONS, BertConfig
 from keras_agnews.errors import InputError
 from keras_agnews.graph_tokenizers import graph_tokenizer
@@ -161,6 +161,35 @@ class Dropout(keras.layers.Dropout):
         dropped = min(round(self.rate * 65_536), 65_535)
         kept = words.view(torch.int16)[:count].view(inputs.shape) >= dropped - 32_768
         return inputs * kept.to(inputs.dtype).mul_(65_536 / (65_536 - dropped))
+
+
+@register()
+class Gru(keras.layers.GRU):
+    """As `keras.layers.GRU`; on PyTorch by its own operation, with a mask as well."""
+
+    def inner_loop(
+        self, sequences: Any, initial_state: Any, mask: Any, training: bool = False
+    ) -> Any:
+        plain = (
+            self.activation is keras.activations.tanh
+            and self.recurrent_activation is keras.activations.sigmoid
+            and self.reset_after
+            and self.use_bias
+            and self.return_sequences
+            and not (training and (self.dropout or self.recurrent_dropout))
+        )
+        if keras.backend.backend() != "torch" or not plain:
+            return super().inner_loop(sequences, initial_state, mask, training=training)
+        (initial,), (mask,) = (keras.tree.flatten(x) or [None] for x in (initial_state, mask))
+        if self.go_backwards:
+            sequences, mask = sequences.flip(1), None if mask is None else mask.flip(1)
+        weights = self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias
+        outputs, last = torch_gru.states(
+            sequences, initial, mask, *map(ops.convert_to_tensor, weights)
+        )
+        if self.zero_output_for_mask and mask is not None:
+            outputs = outputs * mask.unsqueeze(-1)
+        return last, outputs, [last]
 
 
 @register()
@@ -784,7 +813,7 @@ class GruEncoder(_Encoder):
         )
         self.gru_layers = [
             keras.layers.Bidirectional(
-                keras.layers.GRU(
+                Gru(
                     hidden_size // 2,
                     kernel_initializer=initializer,
                     recurrent_initializer=RecurrentInitializer(),

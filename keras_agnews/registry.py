@@ -78,8 +78,7 @@ def register(
             first needed.
         config: the builder's frozen dataclass, with `from_dict(values)`, `to_dict()` and
             `variables(classes)`, a dict from variable path to shape. How many texts are computed
-            at once follows its `hidden_size` and its `recurrent` (true where one position waits
-            for the one before), where it has them.
+            at once follows its `hidden_size`, where it has one.
 
     Example:
 

@@ -97,7 +97,8 @@ def test_low_rank_updates_are_seen() -> None:
     np.testing.assert_allclose(after, expected(model, batch), atol=1e-6)
 
 
-def test_pytorch_runs_the_zoo_without_keras_around_each_operation() -> None:
+@pytest.mark.parametrize("name", ["tiny-transformer", "gru-attention"])
+def test_pytorch_runs_the_zoo_without_keras_around_each_operation(name: str) -> None:
     """Keras's own calls are 7 of the 8 milliseconds that small-bert-L4 takes for a short text."""
     import keras
 
@@ -105,7 +106,7 @@ def test_pytorch_runs_the_zoo_without_keras_around_each_operation() -> None:
         pytest.skip("compiled backends have no such calls")
     import keras_agnews
 
-    clf = keras_agnews.load("tiny-transformer", weights=None)
+    clf = keras_agnews.load(name, weights=None)
     clf.predict("Rain in the north")
     calls = []
     original = type(clf.encoder).call

@@ -279,6 +279,65 @@ def test_pytorch_learns_by_the_same_product(shape: tuple[int, ...], frozen: bool
         np.testing.assert_allclose(numpy(of_bias), rows.sum(axis=0), atol=1e-5)
 
 
+@pytest.mark.parametrize("mask", ["none", "right", "any"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_pytorch_s_own_gru_is_keras_one_gradients_too(mask: str, backwards: bool) -> None:
+    import keras
+
+    if keras.backend.backend() != "torch":
+        pytest.skip("another backend has but Keras's")
+    import torch
+
+    from keras_agnews.layers import Gru
+
+    rng = np.random.default_rng(3)
+    values, initial = rng.normal(size=(5, 7, 6)), rng.normal(size=(5, 4))
+    pulls = torch.tensor(rng.normal(size=(5, 7, 4)), dtype=torch.float32)
+    present = {
+        "none": None,
+        "right": torch.arange(7) < torch.tensor([7, 3, 0, 1, 5])[:, None],
+        "any": torch.tensor(rng.random((5, 7)) > 0.5),
+    }[mask]
+    seen = []
+    for kind in (Gru, keras.layers.GRU):
+        layer = kind(4, return_sequences=True, go_backwards=backwards, use_cudnn=False)
+        layer.zero_output_for_mask = True  # as Keras's `Bidirectional` sets it
+        layer.build(values.shape)
+        drawn = np.random.default_rng(4)
+        layer.set_weights([drawn.normal(size=weight.shape) for weight in layer.weights])
+        inputs = torch.tensor(values, dtype=torch.float32, requires_grad=True)
+        state = torch.tensor(initial, dtype=torch.float32, requires_grad=True)
+        with torch.profiler.profile() as record:
+            outputs = layer(inputs, mask=present, initial_state=[state], training=True)
+        (outputs * pulls).sum().backward()
+        seen.append((outputs, inputs.grad, state.grad, *(w.value.grad for w in layer.weights)))
+        assert (kind is Gru) == any(event.key == "aten::gru" for event in record.key_averages())
+    for ours, theirs in zip(*seen, strict=True):
+        np.testing.assert_allclose(numpy(ours), numpy(theirs), atol=1e-5)
+
+
+def test_a_gru_with_other_gates_is_left_to_keras() -> None:
+    import keras
+
+    from keras_agnews.layers import Gru
+
+    inputs = np.random.default_rng(5).normal(size=(2, 4, 3)).astype("float32")
+    cases: list[dict[str, Any]] = [
+        {"activation": "relu"},
+        {"reset_after": False},
+        {"use_bias": False},
+        {"return_sequences": False},
+    ]
+    for options in cases:
+        ours, theirs = (
+            kind(4, **{"return_sequences": True} | options) for kind in (Gru, keras.layers.GRU)
+        )
+        ours.build(inputs.shape)
+        theirs.build(inputs.shape)
+        theirs.set_weights(ours.get_weights())
+        np.testing.assert_allclose(numpy(ours(inputs)), numpy(theirs(inputs)), atol=1e-6)
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 @pytest.mark.parametrize("shape", [(4_001, 37), (64, 5, 33)])
 def test_dropout_keeps_its_rate_the_mean_and_the_gradient(

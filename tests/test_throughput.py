@@ -36,9 +36,6 @@ def test_padding_and_shapes_stay_few() -> None:
     assert 1 - lengths.sum() / sum(batch.positions for batch in narrow) <= 0.11
     assert not compiled or len({(batch.rows, batch.length) for batch in narrow}) <= 9
     assert len(narrow) <= 60, "each costs a call, which weighs much in a narrow model"
-    if not compiled:  # each position of a batch of a recurrent network costs its calls
-        recurrent = batching.plan(lengths, 256, tokens=batching.tokens_per_batch(128, True))
-        assert sum(batch.length for batch in recurrent) <= 650
     # Requests of any size, as a service gets them, share their shapes.
     shapes = {
         (batch.rows, batch.length)
