@@ -1,7 +1,8 @@
 """How often the zoo and the classics are right: `python -m benchmarks.accuracy`.
 
 Writes results/accuracy.csv, a row a model: every entry that has trained weights, and the peers
-that learn by themselves. The test split is for this alone; nothing is chosen by it.
+that learn by themselves; what is not measured this time keeps its row. The test split is for this
+alone; nothing is chosen by it.
 """
 
 from __future__ import annotations
@@ -256,7 +257,7 @@ def main(
     except KerasAgnewsError as error:
         raise click.ClickException(str(error)) from error
     written = [{name: _written(row.get(name)) for name in FIELDS} for row in found]
-    rows.write_csv(output, FIELDS, written)
+    rows.merge_accuracies(output, FIELDS, written)
     for row in written:
         click.echo(f"{row['model']:20} {row['accuracy'] or row['note']}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -134,11 +135,25 @@ def read(directory: Path) -> list[Row]:
 
 def read_accuracies(directory: Path) -> list[dict[str, str]]:
     """The rows of accuracy.csv, none where there is no such file."""
-    file = directory / ACCURACY_FILE
+    return _accuracies(directory / ACCURACY_FILE)
+
+
+def _accuracies(file: Path) -> list[dict[str, str]]:
     if not file.exists():
         return []
     with file.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
+
+
+def merge_accuracies(file: Path, names: Sequence[str], new: Iterable[dict[str, str]]) -> None:
+    """Put rows with these columns into a file; a row of the same model is replaced, others stay.
+
+    The entries come by their size, then what has none.
+    """
+    kept = {row["model"]: row for row in _accuracies(file)} | {row["model"]: row for row in new}
+    rows = [{name: row.get(name) or "" for name in names} for row in kept.values()]
+    rows.sort(key=lambda row: int(row["parameters"]) if row["parameters"] else math.inf)
+    write_csv(file, names, rows)
 
 
 def read_file(file: Path) -> list[Row]:

@@ -523,6 +523,20 @@ def test_accuracy_has_a_row_for_what_has_learnt_and_for_what_is_missing(
     assert "| fastText, bigrams | not installed |" in table
 
 
+def test_a_model_measured_anew_replaces_its_own_row_of_the_accuracies(tmp_path: Path) -> None:
+    file = tmp_path / "results" / "accuracy.csv"
+    for new in (
+        [{"model": "svm", "accuracy": "0.9"}, {"model": "big", "parameters": "30"}],
+        [{"model": "small", "parameters": "4"}, {"model": "svm", "accuracy": "0.8"}],
+    ):
+        rows.merge_accuracies(file, ["model", "accuracy", "parameters"], new)
+    assert rows.read_accuracies(file.parent) == [
+        {"model": "small", "accuracy": "", "parameters": "4"},
+        {"model": "big", "accuracy": "", "parameters": "30"},
+        {"model": "svm", "accuracy": "0.8", "parameters": ""},
+    ]
+
+
 def test_the_zoos_table_has_every_entry_and_what_is_known_of_it(tmp_path: Path) -> None:
     (tmp_path / "accuracy.csv").write_text("model,accuracy\ntiny-transformer,0.5\nfasttext,0.9\n")
     _, _, *lines = report.zoo_table(tmp_path).splitlines()
