@@ -23,6 +23,8 @@ BATCHES, LENGTH = (1, 32, 256), 128
 TRAINING_BATCH, TRAINING_TEXTS = 32, 1_600
 # On a processor, a batch of 256 of a model with more parameters takes a minute.
 LARGE = 50_000_000
+# Of more parameters, two that learn do not fit beside each other in 24 GB.
+LARGEST = 200_000_000
 # Of a strings-to-labels pass on a processor, so that it takes seconds with every entry.
 FLOPS_PER_PASS = 1.2e12
 MEAN_TOKENS = 53  # word pieces of an AG News text
@@ -95,9 +97,13 @@ def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Cells that take turns, since their rates are to be compared; the others one by one."""
     found: dict[Any, list[Cell]] = {}
     for cell in cells:
-        key = cell if cell.work == "model" else (cell.work, cell.entry)
-        found.setdefault(key, []).append(cell)
+        together = cell.work != "model" and not _fills_memory(cell)
+        found.setdefault((cell.work, cell.entry) if together else cell, []).append(cell)
     return list(found.values())
+
+
+def _fills_memory(cell: Cell) -> bool:
+    return cell.work == "training" and describe(cell.entry).parameters > LARGEST
 
 
 def describe(entry: str) -> bundle.Bundle:

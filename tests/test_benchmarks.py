@@ -100,6 +100,9 @@ def test_competitors_take_turns_and_shapes_do_not() -> None:
     found = cells.all_cells(["tiny-transformer"], peers=["padded"])
     sizes = {group[0].work: len(group) for group in cells.groups(found)}
     assert sizes == {"strings": 6, "model": 1, "start": 3, "training": 3}
+    learners = cells.all_cells(["bert-base", "bert-large"], backends=["torch"], works=["training"])
+    alone = [(group[0].entry, len(group)) for group in cells.groups(learners)]
+    assert alone == [("bert-base", 2), ("bert-large", 1), ("bert-large", 1)], "for its memory"
 
 
 def test_slow_peers_and_large_entries_get_fewer_texts() -> None:
