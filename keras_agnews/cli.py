@@ -392,7 +392,8 @@ def info(name: str, form: str) -> None:
     for result in description.results:
         context = {k: v for k, v in result.items() if k not in ("metric", "value")}
         where = ", ".join(f"{k} {v}" for k, v in context.items())
-        key, value = f"result.{result.get('metric')}", f"{result.get('value')} ({where})"
+        key, value = f"result.{result.get('metric')}", result.get("value")
+        value = f"{f'{value:.4g}' if isinstance(value, float) else value} ({where})"
         shown[key] = f"{shown[key]}; {value}" if key in shown else value  # one on each data
     print_pairs(shown)
 
@@ -731,8 +732,8 @@ def train(
     """Train a model on AG News or on your own rows, and write it to --output.
 
     What is not given is what suits the model; with --recipe shipped it is what the model's
-    config.json records, and anything else is refused. A model whose labels are the data's keeps
-    their order; another one gets a new head for the labels of the data.
+    config.json records, and anything else but another --seed is refused. A model whose labels are
+    the data's keeps their order; another one gets a new head for the labels of the data.
     """
     from keras_agnews import data as data_module
 

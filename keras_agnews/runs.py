@@ -67,8 +67,9 @@ def recorded_plan(description: Bundle, given: dict[str, Any]) -> Plan:
 
     Args:
         description: what the bundle says.
-        given: options that must not differ from the record, `None` where not given; `teacher` may
-            say where the teachers are, which are then not trained again.
+        given: options that must not differ from the record, `None` where not given; but `seed` may,
+            for the spread, and `teacher` may say where the teachers are, which are then not
+            trained again.
 
     Raises: `InputError` for a model that records no run, or none that can be repeated.
     """
@@ -83,6 +84,8 @@ def recorded_plan(description: Bundle, given: dict[str, Any]) -> Plan:
     if fraction is None:
         raise InputError(f"{description.name} was validated on rows that it does not record")
     choices = {"validation_fraction": fraction, "dtype": recorded.get("dtype")}
+    if given.get("seed") is not None:
+        recipe["seed"] = given["seed"]
     values = recipe | choices | {"weights": start, "validation": None, "max_length": None}
     teacher = given.get("teacher")
     if teacher is not None:

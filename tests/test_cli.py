@@ -551,6 +551,11 @@ def test_the_shipped_recipe_makes_the_model_again(model, invoke, tmp_path):
     assert bundle.read(tmp_path / "second").recipe | {"minutes": record["minutes"]} == record
     assert bundle.read(tmp_path / "second").temperature == bundle.read(first).temperature
 
+    train(first, "other", *again, "--seed", 4)
+    other = bundle.read(tmp_path / "other").recipe
+    assert other == record | {"seed": 4, "minutes": other["minutes"]}
+    drawn = load_file(tmp_path / "other" / "model.safetensors")
+    assert any((value != drawn[name]).any() for name, value in one.items())
     for option, value in (("--epochs", 3), ("--dtype", "float32"), ("--weights", "pretrained")):
         errors = train(first, "third", *again, option, value, code=1).stderr
         assert re.fullmatch(f"Error: {option} {value} contradicts --recipe shipped: .*\n", errors)
