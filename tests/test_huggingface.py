@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -20,7 +21,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference_bert as oracle
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
@@ -656,10 +657,11 @@ def test_damaged_weights_are_a_bundle_error(intact: Path, data: st.DataObject) -
     cut = data.draw(st.integers(0, len(whole) - 1), "cut")
     noise = data.draw(st.binary(max_size=9), "noise")
     damaged = whole[:cut] + noise
-    assume(damaged != whole)  # the noise may be what was cut off
+    # As many bytes in place of the last are other numbers, which nothing in the file can tell.
+    other_numbers = len(damaged) == len(whole)
     try:
         path.write_bytes(damaged)
-        with pytest.raises(BundleError):
+        with contextlib.nullcontext() if other_numbers else pytest.raises(BundleError):
             open_checkpoint(intact)
     finally:
         path.write_bytes(whole)
