@@ -218,9 +218,9 @@ def _digits(score: float) -> float:
 @_base_option
 @_backend_option
 def explain_(name: str, text: str, output: Path, label: str | None, base: str | None) -> None:
-    """Write a page that shows what each token of TEXT adds to the answer, and every attention head.
+    """Write a page that shows what each token of TEXT adds to the answer, and what it attends to.
 
-    The page is one file and needs no network. The model must be a transformer.
+    The page is one file and needs no network.
     """
     from keras_agnews import pages
 

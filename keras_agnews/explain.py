@@ -1,7 +1,7 @@
-"""What a transformer attends to in a text, and what each token adds to its answer.
+"""What a network attends to in a text, and what each token adds to its answer.
 
 The network is walked once more with its own layers, but with attention unfused, so that the
-weights can be seen: one Keras model from embeddings to logits and attention weights, from which
+weights can be seen: one Keras layer from embeddings to logits and attention weights, from which
 everything here comes.
 """
 
@@ -19,11 +19,16 @@ from keras import ops
 from keras_agnews import batching
 from keras_agnews.classifier import Prediction, TextClassifier
 from keras_agnews.errors import InputError
-from keras_agnews.layers import SelfAttention, TransformerEncoder, activation_function
+from keras_agnews.layers import (
+    GruEncoder,
+    SelfAttention,
+    TransformerEncoder,
+    activation_function,
+)
 from keras_agnews.tokenizers import UNKNOWN
 
 # `run(points, mask, column)`: of points, float32 `(n, length, hidden)`, the logits `(n, classes)`,
-# the attention weights `(n, layers, heads, length, length)`, and the gradient by the points of the
+# the attention weights `(n, layers, heads, rows, length)`, and the gradient by the points of the
 # sum of logit `column`, all float32. The mask, bool `(1, length)`, is true at a token.
 Run = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
@@ -35,7 +40,7 @@ TOLERANCE = 0.01
 _STEPS = (16, 32, 64, 128, 256, 512)
 _ROUNDING = 1e-4  # of the logits
 
-_runs: weakref.WeakKeyDictionary[keras.Model, Run] = weakref.WeakKeyDictionary()
+_walks: weakref.WeakKeyDictionary[keras.Model, tuple[_Walk, Run]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +50,10 @@ class Explanation:
     Attributes:
         text: the text.
         tokens: what the network was given of it, special tokens included, cut at `max_length`.
-        weights: attention weights, float32 `(layers, heads, length, length)`: how much of what row
-            i takes in comes from token j. Each row sums to 1.
+        weights: attention weights, float32 `(layers, heads, rows, length)`: how much of what row i
+            takes in comes from token j. Each row sums to 1. In a transformer each token is a row;
+            where attention pools the states of a recurrent network, the text is the only one.
+        pooled: whether the only row is the text.
         attribution: float32 `(length,)`, what each token adds to the logit of `label`.
         label: the label that is explained.
         logits: float32 `(classes,)`, of the text.
@@ -59,6 +66,7 @@ class Explanation:
     text: str
     tokens: tuple[str, ...]
     weights: np.ndarray
+    pooled: bool
     attribution: np.ndarray
     label: str
     logits: np.ndarray
@@ -78,7 +86,7 @@ def attention(clf: TextClassifier, text: str, label: str | None = None) -> Expla
     that the model does not know.
 
     Args:
-        clf: a classifier with a transformer encoder.
+        clf: a classifier with an encoder of this package.
         text: one text.
         label: the label to explain; the predicted one where left out.
 
@@ -86,7 +94,7 @@ def attention(clf: TextClassifier, text: str, label: str | None = None) -> Expla
         1 % of the sum of their magnitudes.
 
     Raises:
-        InputError: `clf` is no transformer, `text` is not one str, or no such label.
+        InputError: `clf` has no such encoder, `text` is not one str, or no such label.
 
     Example:
 
@@ -98,7 +106,7 @@ def attention(clf: TextClassifier, text: str, label: str | None = None) -> Expla
     """
     if not isinstance(text, str):
         raise InputError(f"attention() takes one text, a str, not {type(text).__name__}")
-    encoder = _encoder(clf)
+    walk, run = _walked(clf)
     prediction = clf.classify(text)
     label = prediction.label if label is None else label
     if label not in clf.labels:
@@ -112,16 +120,16 @@ def attention(clf: TextClassifier, text: str, label: str | None = None) -> Expla
     unknown = tokenizer.vocabulary.index(getattr(tokenizer, "unknown", UNKNOWN))
     padded = batching.bucket(length, clf.max_length)
     mask = np.arange(padded)[None] < length
-    end = _embedded(encoder, ids, padded)
-    start = _embedded(encoder, np.where(specials, ids, unknown), padded)
-    run = _run(clf)
+    end = walk.embed(_padded(ids, padded))
+    start = walk.embed(_padded(np.where(specials, ids, unknown), padded))
     (logits, baseline), weights, _ = run(np.stack([end, start]), mask, column)
     total = logits[column] - baseline[column]
     attribution = _integrate(lambda path: run(path, mask, column)[2], start, end, total)
     return Explanation(
         text=text,
         tokens=tuple(tokenizer.tokens(ids)),
-        weights=weights[0, :, :, :length, :length],
+        weights=weights[0, :, :, :length, :length],  # a pooled text's one row stays
+        pooled=walk.pooled,
         attribution=attribution[:length],
         label=label,
         logits=logits,
@@ -156,45 +164,37 @@ def _integrate(
 # --- the network, unfused --------------------------------------------------------------------
 
 
-def _encoder(clf: TextClassifier) -> TransformerEncoder:
-    layers = [layer for layer in clf.model.layers if isinstance(layer, TransformerEncoder)]
-    if len(layers) != 1:
-        raise InputError(
-            f"{clf.description.name} is of architecture {clf.description.builder!r} and has no "
-            "transformer encoder, so there is no attention to show"
-        )
-    return layers[0]
-
-
-def _embedded(encoder: TransformerEncoder, ids: np.ndarray, length: int) -> np.ndarray:
-    """Summed embeddings of a text, padded, not yet normalized, float32 `(length, hidden)`.
-
-    The gradient by this sum is the gradient by the token embeddings, which are a term of it.
-    """
-    embedding = encoder.embedding
-    padded = np.zeros(length, np.int32)
-    padded[: len(ids)] = ids
-    hidden = _array(embedding.tokens(padded)) + _array(embedding.positions[:length])
-    return hidden if embedding.types is None else hidden + _array(embedding.types[0])
-
-
-def _array(tensor: Any) -> np.ndarray:
-    return np.asarray(ops.convert_to_numpy(ops.cast(tensor, "float32")))
-
-
-class _Unfused(keras.layers.Layer):
-    """A classifier from summed embeddings on, by its own layers, to logits and attention weights.
+class _Walk(keras.layers.Layer):
+    """A classifier from its embeddings on, by its own layers, to logits and attention weights.
 
     Call arguments: `hidden` float `(n, length, hidden)`, `token_mask` bool `(1, length)`.
     """
 
-    def __init__(self, clf: TextClassifier) -> None:
+    pooled = False
+
+    def __init__(self, clf: TextClassifier, encoder: Any) -> None:
         super().__init__()
-        self.encoder = _encoder(clf)
-        self.pooling = clf.description.config.pooling
+        self.encoder = encoder
+        self.config = clf.description.config
         # It begins where `clf.features` ends.
         self.head = keras.Model(clf.model.get_layer("head_dropout").input, clf.model.output)
         self.built = True
+
+    def embed(self, ids: np.ndarray) -> np.ndarray:
+        """What the walk begins with, float32 `(length, hidden)`, of int32 ids `(length,)`."""
+        raise NotImplementedError
+
+
+class _TransformerWalk(_Walk):
+    """Embeddings are summed, and not yet normalized.
+
+    The gradient by this sum is the gradient by the token embeddings, which are a term of it.
+    """
+
+    def embed(self, ids: np.ndarray) -> np.ndarray:
+        embedding = self.encoder.embedding
+        hidden = _array(embedding.tokens(ids)) + _array(embedding.positions[: len(ids)])
+        return hidden if embedding.types is None else hidden + _array(embedding.types[0])
 
     def call(self, hidden: Any, token_mask: Any) -> tuple[Any, Any]:
         attend = ops.logical_or(token_mask, ops.logical_not(ops.any(token_mask)))
@@ -209,11 +209,55 @@ class _Unfused(keras.layers.Layer):
             weights.append(shares)
         if self.encoder.pooler_layer is not None:
             pooled = ops.tanh(self.encoder.pooler_layer(hidden[:, 0]))
-        elif self.pooling == "first":
+        elif self.config.pooling == "first":
             pooled = hidden[:, 0]
         else:
             pooled = self.encoder.mean_pooling(hidden, token_mask)
         return self.head(pooled, training=False), ops.stack(weights, axis=1)
+
+
+class _GruWalk(_Walk):
+    """Its attention is what the encoder itself has, one row."""
+
+    pooled = True
+
+    def embed(self, ids: np.ndarray) -> np.ndarray:
+        return _array(self.encoder.embedding(ids))
+
+    def call(self, hidden: Any, token_mask: Any) -> tuple[Any, Any]:
+        mask = ops.broadcast_to(token_mask, hidden.shape[:2])
+        for gru in self.encoder.gru_layers:
+            hidden = gru(hidden, mask=mask, training=False)
+        pooled, weights = self.encoder.attention(hidden, mask=mask, return_weights=True)
+        return self.head(pooled, training=False), weights[:, None, None, None]
+
+
+_WALKS: dict[type, type[_Walk]] = {TransformerEncoder: _TransformerWalk, GruEncoder: _GruWalk}
+
+
+def _walk(clf: TextClassifier) -> _Walk:
+    walks = [
+        walk(clf, layer)
+        for layer in clf.model.layers
+        for kind, walk in _WALKS.items()
+        if isinstance(layer, kind)
+    ]
+    if len(walks) != 1:
+        raise InputError(
+            f"{clf.description.name} is of architecture {clf.description.builder!r} and has no "
+            f"{' or '.join(kind.__name__ for kind in _WALKS)}, so there is no attention to show"
+        )
+    return walks[0]
+
+
+def _padded(ids: np.ndarray, length: int) -> np.ndarray:
+    padded = np.zeros(length, np.int32)
+    padded[: len(ids)] = ids
+    return padded
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(ops.cast(tensor, "float32")))
 
 
 def _attend(attention: SelfAttention, hidden: Any, attend: Any) -> tuple[Any, Any]:
@@ -234,11 +278,12 @@ def _attend(attention: SelfAttention, hidden: Any, attend: Any) -> tuple[Any, An
 # --- gradients -------------------------------------------------------------------------------
 
 
-def _run(clf: TextClassifier) -> Run:
-    """The classifier's `Run`, made once."""
-    if clf.model not in _runs:
-        _runs[clf.model] = _in_rows(differentiable(_Unfused(clf)))
-    return _runs[clf.model]
+def _walked(clf: TextClassifier) -> tuple[_Walk, Run]:
+    """The classifier's walk and its `Run`, made once."""
+    if clf.model not in _walks:
+        walk = _walk(clf)
+        _walks[clf.model] = walk, _in_rows(differentiable(walk))
+    return _walks[clf.model]
 
 
 def _in_rows(run: Run) -> Run:

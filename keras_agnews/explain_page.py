@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 # How BERT's vocabulary writes a piece inside a word, and how a person reads it.
 _INSIDE = "##"
 _MINUS = "\N{MINUS SIGN}"
+# How to read attention weights, where each token attends and where the text as a whole does.
+_EACH = """A heat map shows how much of what a token takes in, within one head, comes from each
+token; a row adds up to 100&nbsp;%. It tells where a head looks. Why the model answers as it does,
+it does not tell."""
+_POOLED = """The answer is made from a mean of the network&rsquo;s states, one at each token; the
+heat map shows the weight of each, and they add up to 100&nbsp;%. A state has read the text on both
+sides of its token too. The weights tell where the model looks. Why it answers as it does, they do
+not tell."""
 
 
 def explanation_page(seen: Explanation, model: str) -> str:
@@ -63,9 +71,7 @@ token&rsquo;s embedding adds to the logit on the straight way from a text of unk
 up to {signed(float(seen.attribution.sum()))}, where the logit changes by
 {signed(float(seen.logits[column] - seen.baseline[column]))}. Special tokens are part of every text
 and have none.</p>
-<p class="note">A heat map shows how much of what a token takes in, within one head, comes from
-each token; a row adds up to 100&nbsp;%. It tells where a head looks. Why the model answers as it
-does, it does not tell.</p>
+<p class="note">{_POOLED if seen.pooled else _EACH}</p>
 </section>
 """
     title = f"{seen.label}: {' '.join(seen.text.split())[:80]}"
@@ -149,9 +155,40 @@ def _scores(seen: Explanation) -> str:
 
 
 def _attention(seen: Explanation) -> str:
-    layers, heads, length, _ = seen.weights.shape
-    if not length:
+    if not seen.tokens:
         return ""
+    layers, heads = seen.weights.shape[:2]
+    if seen.pooled:
+        title, chooser, steps, named = "What the text as a whole attends to", "", "", "attention"
+        hint = "Point at a cell, or move with the arrow keys."
+    else:
+        title, chooser, named = "What each token attends to", _chooser(layers, heads), "which"
+        hint = "Rows take in, columns give. Point at a cell, or move with the arrow keys."
+        steps = """<div class="steps">
+<button type="button" class="step" id="before" aria-label="Head before">&larr;</button>
+<h3 id="which" aria-live="polite">Layer 1, head 1</h3>
+<button type="button" class="step" id="after" aria-label="Next head">&rarr;</button>
+</div>"""
+    return f"""
+<section aria-labelledby="attention">
+<h2 id="attention">{title}</h2>
+<div class="attention{" pooled" if seen.pooled else ""}" style="--heads:{heads}">
+{chooser}<figure class="shown">
+{steps}
+<p class="note" id="summary">&nbsp;</p>
+<div id="map" tabindex="0" role="application" aria-roledescription="heat map"
+ aria-labelledby="{named}" aria-describedby="cell"></div>
+<p class="key"><span>0</span><span class="ramp heat" aria-hidden="true"></span>
+<span id="most">100 %</span></p>
+<p class="readout" id="cell" aria-live="polite">&nbsp;</p>
+<figcaption class="hint">{hint}</figcaption>
+</figure>
+</div>
+</section>
+"""
+
+
+def _chooser(layers: int, heads: int) -> str:
     columns = "".join(
         f'<span class="axis" aria-hidden="true">{head}</span>' for head in range(1, heads + 1)
     )
@@ -166,37 +203,16 @@ def _attention(seen: Explanation) -> str:
             for head in range(heads)
         )
         rows += f'<span class="axis" aria-hidden="true">{layer + 1}</span>{cells}'
-    return f"""
-<section aria-labelledby="attention">
-<h2 id="attention">What each token attends to</h2>
-<div class="attention" style="--heads:{heads}">
-<div class="chooser">
+    return f"""<div class="chooser">
 <p class="note" id="choose">Layers down, heads across; click one, or use the arrow keys.</p>
 <div class="heads" id="heads" role="radiogroup" aria-label="Layer and head"
  aria-describedby="choose"><span></span>{columns}{rows}</div>
 </div>
-<figure class="shown">
-<div class="steps">
-<button type="button" class="step" id="before" aria-label="Head before">&larr;</button>
-<h3 id="which" aria-live="polite">Layer 1, head 1</h3>
-<button type="button" class="step" id="after" aria-label="Next head">&rarr;</button>
-</div>
-<p class="note" id="summary">&nbsp;</p>
-<div id="map" tabindex="0" role="application" aria-roledescription="heat map"
- aria-labelledby="which" aria-describedby="cell"></div>
-<p class="key"><span>0</span><span class="ramp heat" aria-hidden="true"></span>
-<span id="most">100 %</span></p>
-<p class="readout" id="cell" aria-live="polite">&nbsp;</p>
-<figcaption class="hint">Rows take in, columns give. Point at a cell, or move with the arrow keys.
-</figcaption>
-</figure>
-</div>
-</section>
 """
 
 
 def _data(seen: Explanation) -> dict[str, Any]:
-    layers, heads, length, _ = seen.weights.shape
+    layers, heads, rows, length = seen.weights.shape
     # Sixteen bits each, which is a third of what they would take as decimals.
     packed = np.rint(seen.weights * 65_535).astype("<u2").tobytes()
     return {
@@ -207,6 +223,8 @@ def _data(seen: Explanation) -> dict[str, Any]:
         "label": seen.label,
         "layers": layers,
         "heads": heads,
+        "rows": rows,
         "length": length,
+        "pooled": seen.pooled,
         "weights": base64.b64encode(packed).decode(),
     }

@@ -32,10 +32,19 @@ def _read(inputs: np.ndarray, w: Mapping[str, np.ndarray], cell: str) -> np.ndar
     return np.stack(states)
 
 
-def logits(config: Any, weights: Mapping[str, np.ndarray], ids: list[int]) -> np.ndarray:
-    """Logits `(classes,)` of one text, unpadded: there is nothing to mask."""
+def embeddings(config: Any, weights: Mapping[str, np.ndarray], ids: list[int]) -> np.ndarray:
+    """Embeddings of one text, `(length, hidden)`."""
+    return np.asarray(weights["encoder/embedding/embeddings"], np.float64)[ids]
+
+
+def forward(
+    config: Any, weights: Mapping[str, np.ndarray], hidden: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `(classes,)` and attention weights `(1, 1, 1, length)` of embeddings.
+
+    Of one text, unpadded: there is nothing to mask.
+    """
     w = {name: np.asarray(value, np.float64) for name, value in weights.items()}
-    hidden = w["encoder/embedding/embeddings"][ids]
     for i in range(config.layers):
         layer = f"encoder/gru_{i}"
         forward = _read(hidden, w, f"{layer}/forward_gru/gru_cell")
@@ -44,5 +53,5 @@ def logits(config: Any, weights: Mapping[str, np.ndarray], ids: list[int]) -> np
     attention = "encoder/attention"
     energies = np.tanh(hidden @ w[f"{attention}/states/kernel"] + w[f"{attention}/states/bias"])
     scores = np.exp(energies @ w[f"{attention}/score"])
-    pooled = (scores / scores.sum()) @ hidden
-    return pooled @ w["logits/kernel"] + w["logits/bias"]
+    shares = scores / scores.sum()
+    return shares @ hidden @ w["logits/kernel"] + w["logits/bias"], shares[None, None, None]

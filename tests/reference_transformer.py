@@ -26,7 +26,8 @@ _ACTIVATIONS = {
 def logits(config: Any, weights: Mapping[str, np.ndarray], ids: list[int]) -> np.ndarray:
     """Logits `(classes,)` of one text, unpadded: there is nothing to mask."""
     if config.builder == "gru":
-        return reference_gru.logits(config, weights, ids)
+        hidden = reference_gru.embeddings(config, weights, ids)
+        return reference_gru.forward(config, weights, hidden)[0]
     return forward(config, weights, embeddings(config, weights, ids))[0]
 
 

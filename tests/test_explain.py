@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import reference_bert
+import reference_gru
 import reference_transformer
 from conftest import HARD_TEXTS, SENTENCES
 
 import keras_agnews
 from keras_agnews import bundle
-from keras_agnews.configs import BertConfig, TransformerConfig
+from keras_agnews.configs import BertConfig, GruConfig, TransformerConfig
 from keras_agnews.errors import InputError
 
 pytestmark = pytest.mark.backend
@@ -27,6 +28,7 @@ CONFIGS = {
     "bert": BertConfig(**BERT),
     "minilm": BertConfig(**BERT, pooler=False, pooling="mean"),
     "distilbert": BertConfig(**BERT, pooler=False, type_vocabulary_size=0, head_size=16),
+    "gru": GruConfig(**{**SMALL, "hidden_size": 12}, embedding_size=8, attention_size=10),
 }
 TEXTS = ["The rocket launch rises after a late storm", "Oil prices fall; markets in zqxj wins!"]
 
@@ -36,7 +38,7 @@ def build(name: str) -> Any:
     """A classifier with weights so large that attention is far from uniform."""
     from keras_agnews.classifier import TextClassifier
 
-    words = name == "transformer"
+    words = name in ("transformer", "gru")
     vocabulary = reference_bert.VOCABULARY
     if words:
         vocabulary = ["", "[UNK]", *(f"word{i}" for i in range(40)), *reference_bert.WORDS]
@@ -53,7 +55,9 @@ def build(name: str) -> Any:
     classifier = TextClassifier(description, description.make_tokenizer(tuple(vocabulary)))
     rng = np.random.default_rng(1)
     for variable in classifier.model.weights:
-        noise = rng.normal(0, 0.4, variable.shape) + variable.path.endswith("/gamma")
+        # The states that a GRU's attention weighs are in -1 to 1.
+        scale = 4.0 if "encoder/attention/" in variable.path else 0.4
+        noise = rng.normal(0, scale, variable.shape) + variable.path.endswith("/gamma")
         variable.assign(noise.astype("float32"))
     classifier.compile_default()
     return classifier
@@ -89,8 +93,11 @@ def arrays(classifier: Any) -> dict[str, np.ndarray]:
 def reference(classifier: Any, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Logits and attention weights in float64."""
     config, weights = classifier.description.config, arrays(classifier)
-    embedded = reference_transformer.embeddings(config, weights, ids)
-    return reference_transformer.forward(config, weights, embedded)
+    return oracle(config).forward(config, weights, oracle(config).embeddings(config, weights, ids))
+
+
+def oracle(config: Any) -> Any:
+    return reference_gru if config.builder == "gru" else reference_transformer
 
 
 def blanked(classifier: Any, ids: list[int]) -> list[int]:
@@ -110,7 +117,10 @@ def test_weights_and_logits_are_the_float64_references(classifier: Any, text: st
     ids = classifier.tokenizer.encode(text)
     logits, weights = reference(classifier, ids)
     config = classifier.description.config
-    assert seen.weights.shape == (config.layers, config.heads, len(ids), len(ids))
+    pooled = config.builder == "gru"
+    assert seen.pooled == pooled
+    rows = (1, 1, 1) if pooled else (config.layers, config.heads, len(ids))
+    assert seen.weights.shape == (*rows, len(ids))
     assert seen.weights.dtype == seen.attribution.dtype == np.float32
     assert weights.max() > 0.5  # else uniform attention would pass for it
     np.testing.assert_allclose(seen.weights, weights, atol=1e-5)
@@ -150,8 +160,9 @@ def test_attributions_are_the_integral(classifier: Any) -> None:
     seen = explained(classifier, TEXTS[0])
     column = classifier.labels.index(seen.label)
     ids = classifier.tokenizer.encode(TEXTS[0])
-    end = reference_transformer.embeddings(config, weights, ids)
-    start = reference_transformer.embeddings(config, weights, blanked(classifier, ids))
+    embeddings, forward = oracle(config).embeddings, oracle(config).forward
+    end = embeddings(config, weights, ids)
+    start = embeddings(config, weights, blanked(classifier, ids))
     found, steps, small = np.zeros(len(ids)), 60, 1e-5
     for i in range(len(ids)):
         step = np.zeros_like(end)
@@ -159,8 +170,7 @@ def test_attributions_are_the_integral(classifier: Any) -> None:
         for share in (np.arange(steps) + 0.5) / steps:  # by midpoints
             point = start + share * (end - start)
             after, before = (
-                reference_transformer.forward(config, weights, point + sign * step)[0][column]
-                for sign in (1, -1)
+                forward(config, weights, point + sign * step)[0][column] for sign in (1, -1)
             )
             found[i] += (after - before) / (2 * small) / steps
     np.testing.assert_allclose(seen.attribution, found, atol=0.02 * np.abs(found).sum(), rtol=0.02)
@@ -181,14 +191,14 @@ def test_the_shipped_model_is_explained(shipped: Any) -> None:
     assert abs(by_token["a"]) < 0.1 * max(by_token.values())
 
 
-@pytest.mark.parametrize("name", ["transformer", "bert"])
+@pytest.mark.parametrize("name", ["transformer", "bert", "gru"])
 def test_hard_texts(name: str) -> None:
     classifier = build(name)
     for text in HARD_TEXTS[::2]:
         seen = keras_agnews.attention(classifier, text)
         length = len(classifier.tokenizer.encode(text))
         assert len(seen.tokens) == length <= 12
-        assert seen.weights.shape[2:] == (length, length)
+        assert seen.weights.shape[2:] == (min(length, 1) if seen.pooled else length, length)
         assert np.isfinite(seen.attribution).all()
         np.testing.assert_allclose(seen.weights.sum(-1), 1, atol=1e-5)
         assert seen.prediction.truncated == classifier.classify(text).truncated
@@ -233,5 +243,5 @@ def test_another_architecture_is_refused() -> None:
     hidden = keras.layers.GlobalAveragePooling1D()(hidden)
     hidden = keras.layers.Dropout(0.1, name="head_dropout")(hidden)
     classifier.model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(hidden))
-    with pytest.raises(InputError, match="has no transformer encoder, so there is no attention"):
+    with pytest.raises(InputError, match="has no TransformerEncoder or GruEncoder"):
         keras_agnews.attention(classifier, "a text")

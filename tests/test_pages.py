@@ -43,6 +43,7 @@ def explanation(
         text=text or "Carmaker slashes forecast",
         tokens=tokens,
         weights=weights.astype(np.float32),
+        pooled=False,
         attribution=attribution,
         label="Business",
         logits=np.array([0.5, 3.25, -1], np.float32),
@@ -162,9 +163,11 @@ def test_pieces_are_joined_to_words() -> None:
     ]
 
 
-def test_a_text_without_tokens_has_a_page() -> None:
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_text_without_tokens_has_a_page(pooled: bool) -> None:
     seen = explanation()
     nothing = {
+        "pooled": pooled,
         "tokens": (),
         "weights": seen.weights[:, :, :0, :0],
         "attribution": seen.attribution[:0],
@@ -259,6 +262,29 @@ def test_the_heat_map_tells_each_weight(visit: Callable[..., Visitor]) -> None:
     )
     expected = 255 * seen.weights[0, 0] / seen.weights[0, 0].max()
     np.testing.assert_allclose(np.reshape(painted, (6, 6)), expected, atol=1)
+
+
+def test_a_text_that_attends_as_a_whole_has_one_row(visit: Callable[..., Visitor]) -> None:
+    seen = explanation()
+    shares = np.array([0.01, 0.3, 0.05, 0.4, 0.2, 0.04], np.float32)
+    pooled = {"pooled": True, "weights": shares[None, None, None]}
+    page = explanation_page(SimpleNamespace(**(vars(seen) | pooled)), "model")
+    visitor = visit(page)
+    summary = visitor.text("#summary").replace("\u00a0", " ")
+    most = "\u201cslashes\u201d 40 %, \u201ccar\u201d 30 %, \u201cforecast\u201d 20 %"
+    assert summary == f"It attends to {most}, others 10 %."
+    assert visitor.page.locator(".head, .step").count() == 0
+    visitor.page.click(".token >> nth=1")  # a token chosen above is chosen in the map
+    assert visitor.text("#cell") == "The text takes 30\u00a0% from \u201ccar\u201d"
+    visitor.page.focus("#map")
+    visitor.page.keyboard.press("ArrowDown")  # there is one row
+    visitor.page.keyboard.press("ArrowRight")
+    assert visitor.text("#cell") == "The text takes 5.0\u00a0% from \u201c\u00b7maker\u201d"
+    cells = visitor.page.locator("#map .cells").bounding_box()
+    assert cells is not None
+    visitor.page.mouse.move(cells["x"] + 3.5 * cells["width"] / 6, cells["y"] + 1)
+    assert visitor.text("#cell") == "The text takes 40\u00a0% from \u201cslashes\u201d"
+    assert visitor.text("#most") == "40\u00a0%"
 
 
 def test_tokens_tell_what_they_add(visit: Callable[..., Visitor]) -> None:

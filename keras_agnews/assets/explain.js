@@ -1,19 +1,19 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const { tokens, layers, heads, length } = data;
+const { tokens, layers, heads, rows, length, pooled } = data;
 const packed = atob(data.weights);
 const weights = new Uint16Array(packed.length / 2);
 for (let i = 0; i < weights.length; i++)
   weights[i] = packed.charCodeAt(2 * i) | (packed.charCodeAt(2 * i + 1) << 8);
 const most = Array.from({ length: layers * heads }, (_, i) =>
-  weights.subarray(i * length * length, (i + 1) * length * length).reduce((a, b) => Math.max(a, b), 1),
+  weights.subarray(i * rows * length, (i + 1) * rows * length).reduce((a, b) => Math.max(a, b), 1),
 );
 const state = { layer: 0, head: 0, row: 0, column: 0 };
 const element = (id) => document.getElementById(id);
 const clamp = (value, most) => Math.max(0, Math.min(most, value));
 
 function weight(layer, head, row, column) {
-  const place = ((layer * heads + head) * length + row) * length + column;
+  const place = ((layer * heads + head) * rows + row) * length + column;
   return weights[place] / 65535;
 }
 function percent(share) {
@@ -27,19 +27,20 @@ const quoted = (i) => (data.special[i] ? tokens[i] : "\u201c" + name(i) + "\u201
 // A head as a picture whose opacity is the weight: the page's own colour shines through it, be the
 // page light, dark or on paper.
 function picture(layer, head, cell, power) {
-  const side = cell * length;
+  const width = cell * length;
   const inner = cell > 7 ? cell - 1 : cell; // a gap between cells that are large enough
   const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = side;
+  canvas.width = width;
+  canvas.height = cell * rows;
   const context = canvas.getContext("2d");
-  const image = context.createImageData(side, side);
+  const image = context.createImageData(width, cell * rows);
   const scale = 65535 / most[layer * heads + head];
-  for (let row = 0; row < length; row++)
+  for (let row = 0; row < rows; row++)
     for (let column = 0; column < length; column++) {
       const share = Math.round(255 * (weight(layer, head, row, column) * scale) ** power);
       for (let y = row * cell; y < row * cell + inner; y++)
         for (let x = column * cell; x < column * cell + inner; x++)
-          image.data[4 * (y * side + x) + 3] = share;
+          image.data[4 * (y * width + x) + 3] = share;
     }
   context.putImageData(image, 0, 0);
   return canvas.toDataURL();
@@ -66,7 +67,7 @@ function select(i, focus) {
     if (here && focus) item.focus();
   }
   tell(i);
-  state.row = i;
+  state[pooled ? "column" : "row"] = i;
   mark();
 }
 for (const item of items) {
@@ -103,8 +104,8 @@ function show(layer, head, focus) {
     button.tabIndex = here ? 0 : -1;
     if (here && focus) button.focus();
   }
-  element("which").textContent = `Layer ${layer + 1}, head ${head + 1}`;
-  element("summary").textContent = summary(layer, head);
+  if (!pooled) element("which").textContent = `Layer ${layer + 1}, head ${head + 1}`;
+  element("summary").textContent = pooled ? heaviest() : summary(layer, head);
   element("most").textContent = percent(most[layer * heads + head] / 65535);
   draw();
 }
@@ -127,6 +128,13 @@ function summary(layer, head) {
     }
   const parts = [...shares].sort((a, b) => b[1] - a[1]).map(([k, v]) => `${k} ${percent(v)}`);
   return `On average a token attends to ${parts.join(", ")}, others ${percent(other)}.`;
+}
+// Which tokens a text as a whole attends to.
+function heaviest() {
+  const order = tokens.map((_, i) => i).sort((a, b) => weight(0, 0, 0, b) - weight(0, 0, 0, a));
+  const parts = order.slice(0, 3).map((i) => `${quoted(i)} ${percent(weight(0, 0, 0, i))}`);
+  const rest = order.slice(3).reduce((sum, i) => sum + weight(0, 0, 0, i), 0);
+  return `It attends to ${parts.join(", ")}${length > 3 ? `, others ${percent(rest)}` : ""}.`;
 }
 function step(by) {
   const place = (state.layer * heads + state.head + by + layers * heads) % (layers * heads);
@@ -157,8 +165,10 @@ if (length) {
       show(clamp(to[0], layers - 1), clamp(to[1], heads - 1), true);
     });
   }
-  element("before").addEventListener("click", () => step(-1));
-  element("after").addEventListener("click", () => step(1));
+  if (!pooled) {
+    element("before").addEventListener("click", () => step(-1));
+    element("after").addEventListener("click", () => step(1));
+  }
 }
 
 // --- the heat map
@@ -182,7 +192,9 @@ function draw() {
     ruler.font = `600 ${size}px ${family}`;
     return Math.max(...tokens.map((_, i) => ruler.measureText(name(i)).width));
   };
-  const fit = (margin) => Math.min(30, (width - margin - 2) / length);
+  // A text as a whole is one row, which needs no label.
+  const left = (margin) => (pooled ? 1 : margin);
+  const fit = (margin) => Math.min(30, (width - left(margin) - 2) / length);
   let margin = Math.min(measure(13) + 8, width / 3.6);
   const all = fit(margin) >= 8;
   const size = all ? Math.min(13, fit(margin) * 0.95) : 11;
@@ -196,65 +208,70 @@ function draw() {
     while (text.length > 1 && !fits(text.join("") + "\u2026")) text.pop();
     return text.join("") + "\u2026";
   };
-  const side = cell * length;
+  const origin = { x: left(margin), y: margin };
+  const tall = pooled ? 30 : cell;
+  const box = { width: cell * length, height: tall * rows };
   const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", `0 0 ${width} ${margin + side + 2}`);
+  svg.setAttribute("viewBox", `0 0 ${width} ${margin + tall * rows + 2}`);
   svg.setAttribute("width", width);
   svg.setAttribute("aria-hidden", "true");
   const mask = add(add(svg, "defs", {}), "mask", { id: "mask", "mask-type": "alpha", style: "mask-type:alpha" });
   add(mask, "image", {
     href: picture(state.layer, state.head, Math.max(1, Math.ceil(2 * cell)), 1),
-    x: margin, y: margin, width: side, height: side, preserveAspectRatio: "none",
+    ...origin, ...box, preserveAspectRatio: "none",
   });
-  add(svg, "rect", { class: "cells", x: margin, y: margin, width: side, height: side, mask: "url(#mask)" });
-  add(svg, "rect", { class: "frame", x: margin - 0.5, y: margin - 0.5, width: side + 1, height: side + 1 });
-  const rows = [];
-  const columns = [];
+  add(svg, "rect", { class: "cells", ...origin, ...box, mask: "url(#mask)" });
+  add(svg, "rect", {
+    class: "frame", x: origin.x - 0.5, y: origin.y - 0.5, width: box.width + 1, height: box.height + 1,
+  });
+  const labels = { rows: [], columns: [] };
+  const common = { "font-size": size, "dominant-baseline": "central", dir: "auto" };
   for (let i = 0; i < length; i++) {
-    const middle = margin + (i + 0.5) * cell;
-    const common = { "font-size": size, "dominant-baseline": "central", dir: "auto" };
-    rows.push(add(svg, "text", { ...common, x: margin - 6, y: middle, "text-anchor": "end" }, label(i)));
-    columns.push(
-      add(svg, "text", { ...common, transform: `translate(${middle} ${margin - 6}) rotate(-90)` }, label(i)),
-    );
+    const x = origin.x + (i + 0.5) * cell;
+    const turned = { ...common, transform: `translate(${x} ${origin.y - 6}) rotate(-90)` };
+    labels.columns.push(add(svg, "text", turned, label(i)));
+    if (pooled) continue;
+    const level = { ...common, x: origin.x - 6, y: origin.y + (i + 0.5) * tall, "text-anchor": "end" };
+    labels.rows.push(add(svg, "text", level, label(i)));
   }
   const bands = [
-    add(svg, "rect", { class: "band", x: margin, width: side, height: cell }),
-    add(svg, "rect", { class: "band", y: margin, width: cell, height: side }),
+    add(svg, "rect", { class: "band", x: origin.x, width: box.width, height: tall }),
+    add(svg, "rect", { class: "band", y: origin.y, width: cell, height: box.height }),
   ];
-  const here = add(svg, "rect", { class: "here", width: cell, height: cell });
-  layout = { margin, cell, all, rows, columns, bands, here, width };
+  const here = add(svg, "rect", { class: "here", width: cell, height: tall });
+  layout = { origin, cell, tall, all, labels, bands, here, width };
   map.replaceChildren(svg);
   mark();
 }
 function mark() {
   if (!layout) return;
-  const { margin, cell, all, rows, columns, bands, here } = layout;
+  const { origin, cell, tall, all, labels, bands, here } = layout;
   const { layer, head, row, column } = state;
-  rows.forEach((text, i) => {
+  labels.rows.forEach((text, i) => {
     text.setAttribute("class", i === row ? "on" : "");
     text.style.visibility = all || i === row ? "" : "hidden";
   });
-  columns.forEach((text, i) => {
+  labels.columns.forEach((text, i) => {
     text.setAttribute("class", i === column ? "on" : "");
     text.style.visibility = all || i === column ? "" : "hidden";
   });
-  bands[0].setAttribute("y", margin + row * cell);
-  bands[1].setAttribute("x", margin + column * cell);
-  here.setAttribute("x", margin + column * cell);
-  here.setAttribute("y", margin + row * cell);
+  bands[0].setAttribute("y", origin.y + row * tall);
+  bands[1].setAttribute("x", origin.x + column * cell);
+  here.setAttribute("x", origin.x + column * cell);
+  here.setAttribute("y", origin.y + row * tall);
   const share = percent(weight(layer, head, row, column));
-  const from = row === column ? "itself" : quoted(column);
-  element("cell").textContent = `${quoted(row)} takes ${share} from ${from}`;
+  const from = row === column && !pooled ? "itself" : quoted(column);
+  const who = pooled ? "The text" : quoted(row);
+  element("cell").textContent = `${who} takes ${share} from ${from}`;
 }
 if (length) {
   const map = element("map");
   const point = (event) => {
     const box = map.firstElementChild.getBoundingClientRect();
     const scale = layout.width / box.width;
-    const at = (value) => clamp(Math.floor((value * scale - layout.margin) / layout.cell), length - 1);
-    state.row = at(event.clientY - box.top);
-    state.column = at(event.clientX - box.left);
+    const { origin, cell, tall } = layout;
+    state.row = clamp(Math.floor(((event.clientY - box.top) * scale - origin.y) / tall), rows - 1);
+    state.column = clamp(Math.floor(((event.clientX - box.left) * scale - origin.x) / cell), length - 1);
     mark();
   };
   map.addEventListener("pointermove", point);
@@ -263,7 +280,7 @@ if (length) {
     const by = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (!by) return;
     event.preventDefault();
-    state.row = clamp(state.row + by[0], length - 1);
+    state.row = clamp(state.row + by[0], rows - 1);
     state.column = clamp(state.column + by[1], length - 1);
     mark();
   });
