@@ -34,6 +34,20 @@ CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE, CARD_FILE = (
     "README.md",
 )
 DELTA_FILE = "delta.safetensors"
+# What a recipe says that goes with the weights it made: what does not suit other rows unasked, and
+# the record of the run.
+_OF_THE_RUN = {
+    *("seed", "mixed_precision", "delta_rank", "teacher", "teacher_weight", "crops"),
+    *("teacher_embeddings", "openings", "ema_momentum"),
+    *("pretrain_epochs", "pretrain_learning_rate"),
+    *("rows", "data", "validation_fraction", "start", "backend", "dtype", "minutes", "device"),
+}
+# By a key of config.json: whose model it is, and what can be done with that.
+_FOREIGN = {
+    "model_type": "of a Hugging Face checkpoint: load() it, and save_bundle() makes it a model for "
+    "this command",
+    "registered_name": 'of a KerasHub preset: load("keras_hub:DIRECTORY") reads it',
+}
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_LABELS = 100_000
 _MAX_NESTING = 32
@@ -166,6 +180,16 @@ class Bundle:
     def teachers(self) -> tuple[RecordedTeacher, ...]:
         """Of whom the model has learned, as `recipe.teacher` says."""
         return _teachers(self.recipe)
+
+    def untrained(self) -> Bundle:
+        """The same without what it says of the run that made its weights, for others.
+
+        What is left of `recipe` are the options that suit other rows too.
+        """
+        # It takes more epochs to learn from a teacher.
+        dropped = _OF_THE_RUN | ({"epochs"} if self.recipe.get("teacher") else set())
+        recipe = {k: v for k, v in self.recipe.items() if k not in dropped}
+        return dataclasses.replace(self, temperature=1.0, results=(), recipe=recipe)
 
     @property
     def vocabulary_file(self) -> str:
@@ -321,7 +345,12 @@ def read(directory: Path) -> Bundle:
     """Read and validate `config.json`; needs no backend and takes no memory to speak of."""
     path = directory / CONFIG_FILE
     try:
-        return Bundle.from_dict(read_json(path))
+        values = read_json(path)
+        if isinstance(values, dict) and values.get("format") != FORMAT:
+            for key, remedy in _FOREIGN.items():
+                if key in values:
+                    raise BundleError(f"{path} is {remedy}")
+        return Bundle.from_dict(values)
     except (BundleError, InputError) as error:
         message = str(error)
         raise BundleError(message if str(path) in message else f"{path}: {message}") from None
@@ -409,7 +438,6 @@ def write(
     vocabulary: tuple[str, ...],
     tensors: Mapping[str, np.ndarray],
     dtype: str = "float32",
-    card: str | None = None,
     delta: Mapping[str, np.ndarray] | None = None,
 ) -> Bundle:
     """Write a bundle, so that a crash at any moment leaves the old model or the new one.
@@ -420,13 +448,11 @@ def write(
         vocabulary: tokens in the order of their ids.
         tensors: name to float32 value, as `bundle.variables()`.
         dtype: `"float32"` or `"float16"`, how the weights are stored.
-        card: text of README.md, written where there is none.
         delta: written in place of the tensors, which it gives with the bundle's own base.
 
     Returns: the bundle as written.
     """
-    if dtype not in ("float32", "float16"):
-        raise InputError(f"dtype is {dtype!r}, not 'float32' or 'float16'")
+    check_dtype(dtype)
     stored = _storable(bundle, vocabulary, tensors, dtype)
 
     def stage(weights: Path, words: Path, scratch: Path) -> Bundle:
@@ -441,10 +467,13 @@ def write(
         pin = dataclasses.replace(base, delta=DELTA_FILE, delta_sha256=sha256, dtype=None)
         return canonical(dataclasses.replace(bundle, weights=pin, base=None))
 
-    final = _install(directory, stage)
-    if card is not None and not (directory / CARD_FILE).exists():
-        _write_text(directory / CARD_FILE, card)
-    return final
+    return _install(directory, stage)
+
+
+def check_dtype(dtype: str) -> None:
+    """`InputError` unless weights can be stored so."""
+    if dtype not in ("float32", "float16"):
+        raise InputError(f"dtype is {dtype!r}, not 'float32' or 'float16'")
 
 
 def copy(source: Path, directory: Path, origin: dict[str, Any]) -> Bundle:
@@ -581,7 +610,7 @@ def _replace_by_copy(path: Path, target: Path) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a JSON file by rename: a crash leaves the old one or the new one."""
-    _write_text(path, json_text(values))
+    write_text(path, json_text(values))
 
 
 def json_text(values: Any) -> str:
@@ -589,7 +618,8 @@ def json_text(values: Any) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, by a rename."""
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
     temporary.write_text(text, encoding="utf-8")
     _flush(temporary)

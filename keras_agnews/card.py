@@ -6,11 +6,13 @@ stays, and so do the metadata that a person has added or changed.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+from pathlib import Path
 from typing import Any
 
-from keras_agnews.bundle import TASK, Bundle
+from keras_agnews.bundle import CARD_FILE, TASK, Bundle, write_text
 from keras_agnews.errors import BundleError
 
 START, END = "<!-- keras_agnews: start, written anew by each push -->", "<!-- keras_agnews: end -->"
@@ -60,6 +62,15 @@ def render(
     text = existing if same else card.content
     between = re.compile(f"{re.escape(START)}.*?{re.escape(END)}\n?", re.DOTALL)
     return between.sub(lambda _: section, text, count=1)
+
+
+def write(directory: Path, description: Bundle) -> None:
+    """Write the card of a bundle, unless there is one that a person has taken over."""
+    path = directory / CARD_FILE
+    existing = path.read_text("utf-8", "replace") if path.exists() else None
+    if existing is None or START in existing:
+        with contextlib.suppress(BundleError):  # a person's metadata, which they can mend
+            write_text(path, render(description, existing=existing))
 
 
 def words(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import uuid
@@ -121,8 +122,22 @@ class TextClassifier(keras.Model):
         return self.model.get_layer("encoder")
 
     def describe(self, **changes: Any) -> None:
-        """Change fields of the description, e.g. `describe(results=(...,))`."""
+        """Change fields of the description, e.g. `describe(results=(...,))`.
+
+        Raises: `InputError` for a temperature that is not a positive number, and for what the
+            model or its tokenizer has built in: `load(..., max_length=)` gives another one.
+        """
+        fixed = {"builder", "config", "tokenizer", "max_length"} & changes.keys()
+        if fixed:
+            raise InputError(f"{min(fixed)} is built into the model: load one that has another")
+        value = changes.get("temperature", 1.0)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"temperature must be a positive number, not {value!r}")
         self._description = dataclasses.replace(self._description, **changes)
+
+    def forget_training(self) -> None:
+        """Take back what the description says of how the weights were trained, and how well."""
+        self._description = self._description.untrained()
 
     # Answers.
 
@@ -196,7 +211,9 @@ class TextClassifier(keras.Model):
         self, forward: inference.Forward, texts: Sequence[str], width: int, batch_size: int | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Outputs `(n, width)` in the order of the texts, and which of them were cut."""
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        if batch_size is not None and (
+            not isinstance(batch_size, (int, np.integer)) or batch_size < 1
+        ):
             raise InputError(f"batch_size must be a positive integer, not {batch_size!r}")
         outputs = np.empty((len(texts), width), np.float32)
         truncated = np.empty(len(texts), bool)
@@ -256,11 +273,15 @@ class TextClassifier(keras.Model):
         )
 
     def get_compile_config(self) -> dict[str, Any] | None:
-        return super().get_compile_config()
+        config = super().get_compile_config()
+        return config and {**config, "optimizer_built": self.optimizer.built}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
+        config = dict(config)
+        # One that has taken no step has no state in the file: Keras would miss it, and say so.
+        built = config.pop("optimizer_built", True)
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if getattr(self, "optimizer", None) is not None:
+        if built and getattr(self, "optimizer", None) is not None:
             self.optimizer.build(self.trainable_variables)
 
     def fit(
@@ -285,27 +306,29 @@ class TextClassifier(keras.Model):
             y: labels, ints or label names.
             batch_size: texts a batch, 32 by default.
             epochs: passes over the texts.
-            validation_data: `(texts, labels)`.
+            validation_data: `(texts, labels)` or `(texts, labels, sample_weight)`.
             validation_split: fraction of the texts, at the end, to validate on.
             shuffle: whether batches are drawn anew each epoch.
-            class_weight: dict from class to weight.
+            class_weight: dict from label, int or name, to weight.
             sample_weight: float `(n,)`.
             seed: of the shuffling.
             **kwargs: callbacks, verbose, initial_epoch, ...: as `keras.Model.fit`.
 
-        Returns: Keras's `History`. The temperature is 1 afterwards.
+        Returns: Keras's `History`. The temperature is 1 afterwards, and the description no longer
+            says how the weights were trained.
         """
         if _is_dataset(x):
             dataset = x
         else:
-            texts, labels = check_texts(x), self.label_ids(y, len(check_texts(x)))
-            weights = None if sample_weight is None else np.asarray(sample_weight, np.float32)
+            texts = check_texts(x)
+            labels, weights = self.label_ids(y, len(texts)), _weights(sample_weight)
             if validation_split:
                 if not 0 < validation_split < 1:
                     raise InputError(f"validation_split is {validation_split}, not in 0 to 1")
                 cut = int(len(texts) * (1 - validation_split))
                 if validation_data is None:
-                    validation_data = (texts[cut:], labels[cut:])
+                    held = None if weights is None else weights[cut:]
+                    validation_data = (texts[cut:], labels[cut:], held)
                 texts, labels = texts[:cut], labels[:cut]
                 weights = None if weights is None else weights[:cut]
             if not len(texts):
@@ -315,12 +338,20 @@ class TextClassifier(keras.Model):
             )
         if validation_data is not None and not _is_dataset(validation_data):
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-                raise InputError("validation_data must be (texts, labels)")
-            texts = check_texts(validation_data[0])
+                raise InputError(
+                    "validation_data must be (texts, labels) or (texts, labels, sample_weight)"
+                )
+            texts, (y, *weight) = check_texts(validation_data[0]), validation_data[1:]
+            if not len(texts):
+                raise InputError("validation_data has no text")
+            weights = _weights(weight[0] if weight else None)
             validation_data = self.dataset(
-                texts, self.label_ids(validation_data[1], len(texts)), batch_size or 32
+                texts, self.label_ids(y, len(texts)), batch_size or 32, weights
             )
-        self.describe(temperature=1.0, results=())
+        if class_weight is not None:
+            keys = self.label_ids(list(class_weight), len(class_weight)).tolist()
+            class_weight = dict(zip(keys, class_weight.values(), strict=True))
+        self.forget_training()
         return super().fit(
             _for_keras(dataset),
             epochs=epochs,
@@ -345,9 +376,8 @@ class TextClassifier(keras.Model):
         texts = check_texts(x)
         if not len(texts):
             raise InputError("evaluate() needs at least one text")
-        weights = None if sample_weight is None else np.asarray(sample_weight, np.float32)
         labels = self.label_ids(y, len(texts))
-        dataset = self.dataset(texts, labels, batch_size or 128, weights)
+        dataset = self.dataset(texts, labels, batch_size or 128, _weights(sample_weight))
         return super().evaluate(_for_keras(dataset), **kwargs)
 
     def dataset(
@@ -416,11 +446,17 @@ class TextClassifier(keras.Model):
     # Disk.
 
     def get_config(self) -> dict[str, Any]:
-        return {"name": self.name, "bundle": self._description.to_dict()}
+        frozen = [x.path for x in inference.nested_layers(self.model) if not x.trainable]
+        return {"name": self.name, "bundle": self._description.to_dict(), "frozen": frozen}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        return cls(Bundle.from_dict(config["bundle"]), name=config["name"])
+        classifier = cls(Bundle.from_dict(config["bundle"]), name=config["name"])
+        frozen = set(config.get("frozen", ()))
+        inference.set_trainable(
+            (x, x.path not in frozen) for x in inference.nested_layers(classifier.model)
+        )
+        return classifier
 
     def save_assets(self, directory: str) -> None:
         """Called by Keras when it saves: the vocabulary goes into the .keras file."""
@@ -439,11 +475,13 @@ class TextClassifier(keras.Model):
 
         A crash leaves the old file or the new one.
         """
-        path = Path(filepath)
+        path = Path(filepath).expanduser()
         if path.suffix != ".keras":
             raise InputError(f"{path}: give a name that ends in .keras, or use save_bundle")
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists: overwrite=True replaces it")
+        self.check_whole()
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
         try:
             super().save(temporary, **kwargs)
@@ -471,11 +509,12 @@ class TextClassifier(keras.Model):
 
         Returns: the directory.
         """
-        root, record = Path(directory), self._description
-        arrays = self._arrays()
+        root, record = Path(directory).expanduser(), self._description
+        arrays = self.arrays()
         change = None if base is None else delta.difference(arrays, base, rank)
-        text = card.render(record)
-        bundle.write(root, record, self.tokenizer.vocabulary, arrays, dtype, text, change)
+        card.write(
+            root, bundle.write(root, record, self.tokenizer.vocabulary, arrays, dtype, change)
+        )
         return root
 
     def save_hugging_face(self, directory: str | os.PathLike[str]) -> Path:
@@ -491,8 +530,8 @@ class TextClassifier(keras.Model):
 
         Raises: `InputError` where their BERT and DistilBERT cannot be this model, naming the field.
         """
-        root = Path(directory)
-        huggingface.write(root, self._description, self.tokenizer, self._arrays())
+        root = Path(directory).expanduser()
+        huggingface.write(root, self._description, self.tokenizer, self.arrays())
         return root
 
     def save_keras_hub_preset(self, directory: str | os.PathLike[str]) -> Path:
@@ -510,8 +549,9 @@ class TextClassifier(keras.Model):
             InputError: for a model that it cannot be, naming the field.
             MissingDependencyError: KerasHub is not installed.
         """
-        keras_hub.write(Path(directory), self._description, self.tokenizer, self._arrays())
-        return Path(directory)
+        root = Path(directory).expanduser()
+        keras_hub.write(root, self._description, self.tokenizer, self.arrays())
+        return root
 
     def export(self, filepath: str | os.PathLike[str]) -> Path:
         """Write the model for another runtime, in the format that the suffix says.
@@ -549,15 +589,38 @@ class TextClassifier(keras.Model):
             InputError: the suffix is not known, or Keras runs on another backend.
             MissingDependencyError: a package is missing; the message says what to install.
         """
-        return exporting.export(self, Path(filepath))
+        return exporting.export(self, Path(filepath).expanduser())
 
-    def _arrays(self) -> dict[str, np.ndarray]:
-        return {v.path: keras.ops.convert_to_numpy(v.value) for v in self.model.weights}
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The weights by their paths, with what `enable_lora` has added merged into them.
+
+        Raises: `InputError` for a quantized model.
+        """
+        self.check_whole()
+        values = {v.path: v.value for v in self.model.weights if "/lora_" not in v.path}
+        for layer in inference.nested_layers(self.model):
+            if getattr(layer, "lora_enabled", False):
+                name = "embeddings" if hasattr(layer, "embeddings") else "kernel"
+                values[f"{layer.path}/{name}"] = getattr(layer, name)
+        return {path: keras.ops.convert_to_numpy(value) for path, value in values.items()}
+
+    def check_whole(self) -> None:
+        """`InputError` where weights are quantized, which hardly a format here can hold."""
+        for layer in inference.nested_layers(self.model):
+            if mode := getattr(layer, "quantization_mode", None):
+                raise InputError(
+                    f"{self._description.name} is quantized ({mode}): save or export it first, "
+                    "and quantize what you load"
+                )
 
 
 def _is_dataset(x: Any) -> bool:
     """Whether it is batches already: Keras's own, or TensorFlow's, as which Keras gets ours."""
     return isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec")
+
+
+def _weights(values: Any) -> np.ndarray | None:
+    return None if values is None else np.asarray(values, np.float32)
 
 
 def _for_keras(dataset: Any) -> Any:
@@ -570,9 +633,12 @@ def check_texts(texts: Any) -> Sequence[str]:
         return [texts]
     if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
         raise InputError(f"texts must be a str or a list of str, not {type(texts).__name__}")
+    if (dimensions := getattr(texts, "ndim", 1)) != 1:
+        remedy = "; of a table pass the column, e.g. table['text']" * hasattr(texts, "columns")
+        raise InputError(f"texts must have one dimension, not {dimensions}{remedy}")
+    if isinstance(texts, (set, frozenset)):
+        raise InputError("texts must be a list of str, not a set, which has no order")
     if hasattr(texts, "tolist"):  # NumPy array, pandas Series
-        if (dimensions := getattr(texts, "ndim", 1)) != 1:
-            raise InputError(f"texts must have one dimension, not {dimensions}")
         texts = texts.tolist()
     elif not isinstance(texts, (list, tuple)):
         texts = list(texts)
@@ -584,16 +650,24 @@ def check_texts(texts: Any) -> Sequence[str]:
 
 
 def expects_probabilities(loss: Any) -> bool:
-    """Whether a Keras loss, by name, function or object, expects probabilities."""
-    if getattr(loss, "from_logits", None) is not None:
-        return not loss.from_logits
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
+    """Whether a loss of Keras, by name, function or object, expects probabilities.
+
+    So does a list or dict of losses where one of them does.
+    """
+    return any(map(_expects_probabilities, keras.tree.flatten(loss)))
+
+
+def _expects_probabilities(loss: Any) -> bool:
     try:
-        known = keras.losses.get(loss) if isinstance(loss, str) else loss
+        known = keras.losses.get(loss)
     except ValueError:
         return False
-    name = getattr(known, "__name__", name)
-    return "crossentropy" in name or name in ("kl_divergence", "categorical_focal_crossentropy")
+    if (from_logits := getattr(known, "from_logits", None)) is not None:
+        return not from_logits
+    function = getattr(known, "fn", known)
+    name = getattr(function, "__name__", type(function).__name__).lower().replace("_", "")
+    own = (getattr(function, "__module__", None) or "").partition(".")[0] == "keras"
+    return own and any(kind in name for kind in ("crossentropy", "kldivergence", "poisson"))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

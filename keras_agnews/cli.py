@@ -25,7 +25,6 @@ from keras_agnews import __version__, bundle, registry
 from keras_agnews.bundle import Bundle
 from keras_agnews.console import (
     human_bytes,
-    is_terminal,
     print_json,
     print_pairs,
     print_table,
@@ -317,14 +316,16 @@ def _directory(name: str) -> Path:
 
 
 def _accuracy(description: Bundle) -> dict[str, Any]:
-    """The accuracy and the data that it was measured on: the validation rows at the last."""
+    """The accuracy on the most rows, and which data they are: the validation rows at the last."""
     measured = [
-        {"accuracy": float(row["value"]), "accuracy_on": str(row.get("data", ""))}
+        row
         for row in description.results
         if row.get("metric") == "accuracy" and isinstance(row.get("value"), (int, float))
     ]
-    measured.sort(key=lambda row: row["accuracy_on"] == _VALIDATION)
-    return next(iter(measured), {"accuracy": None, "accuracy_on": None})
+    if not measured:
+        return {"accuracy": None, "accuracy_on": None}
+    best = max(measured, key=lambda row: (row.get("data") != _VALIDATION, row.get("rows", 0)))
+    return {"accuracy": float(best["value"]), "accuracy_on": str(best.get("data", ""))}
 
 
 def _percent(accuracy: float | None, data: str | None) -> str:
@@ -504,6 +505,8 @@ def evaluate(
 
     if report is not None:
         pages.check_path(report)
+    if record:
+        bundle.read(_directory(name))
     clf = _load(name, base=base, mixed_precision=mixed_precision)
     dataset = data_module.load(
         data, "test", text_column=text_column, label_column=label_column, label_names=clf.labels
@@ -513,6 +516,8 @@ def evaluate(
     result = scores(dataset.labels, [index[p.label] for p in predictions], len(clf.labels))
     error = calibration_error([list(p.scores.values()) for p in predictions], dataset.labels)
     truncated = sum(p.truncated for p in predictions)
+    if report is not None:
+        pages.write(report, _report(clf, dataset, predictions))
     if record:
         measured = {
             "accuracy": result.accuracy,
@@ -521,8 +526,6 @@ def evaluate(
             "documents_per_second": speed,
         }
         _record(name, f"{Path(dataset.source).name} test", measured, len(dataset.texts))
-    if report is not None:
-        pages.write(report, _report(clf, dataset, predictions))
     per_class = {
         label: {
             "precision": float(result.precision[i]),
@@ -737,6 +740,7 @@ def train(
     """
     from keras_agnews import data as data_module
 
+    output = output.expanduser()
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file: give a directory")
     if not resume and output.is_dir() and any(output.iterdir()):
@@ -767,9 +771,8 @@ def train(
     if validation is not None:
         labels = runs.label_names(description, rows)
         held_out = data_module.load(validation, "test", **columns, label_names=labels)
-    terminal = is_terminal(sys.stderr)
     # Keras reports to standard output.
-    with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if terminal else nowhere):
+    with redirect_stdout(sys.stderr):
         result = runs.run(
             name,
             rows,
@@ -777,7 +780,7 @@ def train(
             plan,
             held_out=held_out,
             resume=resume,
-            progress=terminal,
+            progress=True,
             base=base,
         )
     best = result["best_epoch"]

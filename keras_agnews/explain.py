@@ -227,7 +227,7 @@ class _GruWalk(_Walk):
     def call(self, hidden: Any, token_mask: Any) -> tuple[Any, Any]:
         mask = ops.broadcast_to(token_mask, hidden.shape[:2])
         for gru in self.encoder.gru_layers:
-            hidden = gru(hidden, mask=mask, training=False)
+            hidden = gru(hidden, mask, training=False)
         pooled, weights = self.encoder.attention(hidden, mask=mask, return_weights=True)
         return self.head(pooled, training=False), weights[:, None, None, None]
 

@@ -84,8 +84,7 @@ def _serving(classifier: Any) -> Any:
 
 
 def _onnx(classifier: Any, path: Path) -> None:
-    arrays = {v.path: keras.ops.convert_to_numpy(v.value) for v in classifier.model.weights}
-    onnx.write(path, classifier.description, classifier.tokenizer, arrays)
+    onnx.write(path, classifier.description, classifier.tokenizer, classifier.arrays())
 
 
 def _tflite(classifier: Any, path: Path) -> None:
@@ -100,6 +99,7 @@ def _tflite(classifier: Any, path: Path) -> None:
             f"a TensorFlow Lite model is written by Keras on TensorFlow, not on {backend}: "
             "save_bundle here, then load and export with KERAS_BACKEND=tensorflow"
         )
+    classifier.check_whole()
     path.parent.mkdir(parents=True, exist_ok=True)
     passing = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
     try:

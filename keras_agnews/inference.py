@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -25,20 +25,24 @@ def compile_forward(model: keras.Model) -> Forward:
     training mode, compiles once a shape where the backend compiles, and may be called from
     several threads.
     """
-    compiled: dict[tuple[Any, ...], Forward] = {}
+    # Of one state alone: a program of an earlier one may hold weights that are no longer wanted.
+    compiled: tuple[Any, Forward] | None = None
     lock = threading.Lock()
     compile_ = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}[keras.backend.backend()]
 
     def run(inputs: Inputs) -> np.ndarray:
+        nonlocal compiled
         # What a compiled program has built in, and a user or `finetune` may have changed.
         key = tuple(
             (layer.dtype_policy.name, getattr(layer, "lora_enabled", False))
             for layer in nested_layers(model)
         )
         with lock:
-            if key not in compiled:
-                compiled[key] = compile_(model)
-        return compiled[key](inputs)
+            if compiled is None or compiled[0] != key:
+                compiled = None
+                compiled = key, compile_(model)
+            forward = compiled[1]
+        return forward(inputs)
 
     return run
 
@@ -47,6 +51,12 @@ def nested_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers of a model, or of a layer, and those inside them."""
     # Keras has no public way to walk the layers inside layers.
     return list(model._flatten_layers(include_self=False))  # noqa: SLF001
+
+
+def set_trainable(flags: Iterable[tuple[keras.layers.Layer, bool]]) -> None:
+    """Set what each layer has been to be, those that hold others before these."""
+    for layer, flag in flags:
+        layer.trainable = flag  # of the layers inside too, which come later
 
 
 def compute_in_bfloat16(model: keras.Model) -> list[tuple[keras.layers.Layer, Any]]:

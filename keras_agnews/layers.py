@@ -192,6 +192,47 @@ class Gru(keras.layers.GRU):
         return last, outputs, [last]
 
 
+class _BidirectionalGru(keras.layers.Layer):
+    """The states of a GRU that reads from the start, and of one that reads from the end.
+
+    `keras.layers.Bidirectional` serializes its layer in order to copy it, for which Keras imports
+    TensorFlow, whatever the backend: seconds, where it is installed.
+
+    Args:
+        units: width of a state of each.
+        initializer: of the input kernels.
+
+    Call arguments: `inputs` float `(batch, length, n)`, `mask` bool `(batch, length)`.
+
+    Returns: float `(batch, length, 2 * units)`.
+    """
+
+    def __init__(self, units: int, initializer: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.from_start, self.from_end = (
+            Gru(
+                units,
+                kernel_initializer=initializer,
+                recurrent_initializer=RecurrentInitializer(),
+                return_sequences=True,
+                go_backwards=direction == "backward",
+                use_cudnn=False,  # one computation everywhere, and one that XLA compiles
+                dtype=self.dtype_policy,
+                name=f"{direction}_gru",
+            )
+            for direction in ("forward", "backward")
+        )
+
+    def build(self, inputs_shape: Any, mask_shape: Any = None) -> None:
+        self.from_start.build(inputs_shape)
+        self.from_end.build(inputs_shape)
+
+    def call(self, inputs: Any, mask: Any, training: bool | None = None) -> Any:
+        states = self.from_start(inputs, mask=mask, training=training)
+        reverse = self.from_end(inputs, mask=mask, training=training)
+        return ops.concatenate([states, ops.flip(reverse, 1)], axis=-1)
+
+
 @register()
 class TransformerEmbedding(_Layer):
     """Sum of token, learned position and (optional) token type embeddings.
@@ -812,18 +853,8 @@ class GruEncoder(_Encoder):
             name="embedding",
         )
         self.gru_layers = [
-            keras.layers.Bidirectional(
-                Gru(
-                    hidden_size // 2,
-                    kernel_initializer=initializer,
-                    recurrent_initializer=RecurrentInitializer(),
-                    return_sequences=True,
-                    use_cudnn=False,  # one computation everywhere, and one that XLA compiles
-                    dtype=self.dtype_policy,
-                    name="gru",
-                ),
-                dtype=self.dtype_policy,
-                name=f"gru_{i}",
+            _BidirectionalGru(
+                hidden_size // 2, initializer, dtype=self.dtype_policy, name=f"gru_{i}"
             )
             for i in range(layers)
         ]
@@ -852,7 +883,7 @@ class GruEncoder(_Encoder):
         for dropout, gru in zip(self.dropout_layers, self.gru_layers, strict=True):
             # A GRU keeps its state where the mask is false: the one that reads from the end begins
             # at the last token.
-            hidden = gru(dropout(hidden, training=training), mask=mask, training=training)
+            hidden = gru(dropout(hidden, training=training), mask, training=training)
             outputs.append(hidden)
         pooled, weights = self.attention(hidden, mask=mask, return_weights=True)
         return {

@@ -199,8 +199,9 @@ def open_base(description: Bundle, base: str | os.PathLike[str] | None = None) -
     if base is None:
         sums = {pin.file: pin.sha256}
         return open_checkpoint(pin.source, pooling, revision=pin.revision, sha256=sums)
+    base = Path(base).expanduser()
     if pin.sha256:
-        bundle.check_sha256(Path(base) / pin.file, pin.sha256, f"the base of {description.name}")
+        bundle.check_sha256(base / pin.file, pin.sha256, f"the base of {description.name}")
     return open_checkpoint(base, pooling)
 
 
@@ -249,6 +250,7 @@ def _adopt(target: Bundle, origin: Bundle) -> Bundle:
         config=config,
         tokenizer=origin.tokenizer,
         source=origin.source,
+        recipe=origin.recipe if "rows" in origin.recipe else target.untrained().recipe,
         temperature=origin.temperature,
         results=origin.results,
     )
@@ -258,8 +260,7 @@ def _assemble(
     target: Bundle, tokenizer: Tokenizer, checkpoint: Checkpoint | None
 ) -> TextClassifier:
     if checkpoint is None:
-        classifier = TextClassifier(target, tokenizer)
-        classifier.describe(temperature=1.0, results=())
+        classifier = TextClassifier(target.untrained(), tokenizer)
         classifier.compile_default()
         return classifier
     arrays = checkpoint.arrays(_takeable(target, checkpoint.description))
@@ -271,7 +272,7 @@ def _assemble(
         # JAX keeps an aligned array as it is, and with it the file that a value may be a window on.
         variables.pop(name).assign(np.array(value) if aliases else value)
     if variables:
-        classifier.describe(temperature=1.0, results=())  # those were of another head
+        classifier.forget_training()  # that was of another head
         for name, variable in variables.items():
             variable.assign(initial_value(target.config, name, tuple(variable.shape)))
         warnings.warn(
@@ -309,8 +310,8 @@ def _locate(source: str | os.PathLike[str]) -> Path:
             raise NotFoundError(
                 f"{source}: this version loads names, paths, hf://, tfhub: and keras_hub:"
             )
-    path = Path(source)
-    if path.is_dir():
+    path = Path(source).expanduser()
+    if source and path.is_dir():
         return path
     if path.is_file():
         remedy = "keras.saving.load_model reads a .keras file; load wants a directory"

@@ -164,6 +164,7 @@ def pretrain(
     batches = masked_batches(classifier, texts, settings)
     run = ResumableFit(model, batches, settings, path, identity, "pretraining epoch")
     pooler = encoder.pooler_layer  # which has no part in it
+    frozen = pooler is not None and not pooler.trainable
     if pooler is not None:
         pooler.trainable = False
     try:
@@ -179,5 +180,5 @@ def pretrain(
         ) from None
     finally:
         if pooler is not None:
-            pooler.trainable = True
+            pooler.trainable = not frozen
     return run.history

@@ -82,6 +82,11 @@ class Recipe:
             if value is not None and (type(value) is not int or value < least):
                 kind = "a positive" if least else "0 or a positive"
                 raise InputError(f"{name} must be {kind} integer, not {value!r}")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must be an integer in 0 to {2**32 - 1}, not {self.seed!r}")
+        for name in ("mixed_precision", "teacher_embeddings"):
+            if type(getattr(self, name)) is not bool:
+                raise InputError(f"{name} must be True or False, not {getattr(self, name)!r}")
         for name, high in _MOST.items():
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 <= value <= high:
@@ -135,20 +140,6 @@ _KIND_DEFAULTS: dict[str, dict[str, Any]] = {
     "head": {"epochs": 20, "learning_rate": 3e-3, "word_dropout": 0.0},
     "lora": {"learning_rate": 5e-4, "delta_rank": 16},
 }
-# What an entry was made with, and what does not suit another's rows unasked.
-_OF_THE_ENTRY = (
-    "seed",
-    "mixed_precision",  # faster on some machines and backends, slower on others
-    "delta_rank",
-    "teacher",
-    "teacher_weight",
-    "crops",
-    "teacher_embeddings",
-    "openings",
-    "ema_momentum",
-    "pretrain_epochs",
-    "pretrain_learning_rate",
-)
 
 
 def make_recipe(classifier: TextClassifier, recipe: str | None = None, **options: Any) -> Recipe:
@@ -160,9 +151,8 @@ def make_recipe(classifier: TextClassifier, recipe: str | None = None, **options
     known = {field.name for field in dataclasses.fields(Recipe)}
     if unknown := sorted(set(options) - known):
         raise InputError(f"{unknown[0]!r} is not an option of a recipe: {', '.join(sorted(known))}")
-    recorded = classifier.description.recipe
-    omitted = (*_OF_THE_ENTRY, *(("epochs",) if recorded.get("teacher") else ()))
-    entry = {k: v for k, v in recorded.items() if k in known and k not in omitted}
+    recorded = classifier.description.untrained().recipe
+    entry = {name: value for name, value in recorded.items() if name in known}
     kind = recipe or entry.get("recipe", "full")
     if kind != entry.get("recipe", "full"):
         entry = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from keras_agnews.tensor_files import open_safetensors, save_tensors
 
 CHECKPOINT_SECONDS = 1_800.0
 CHUNK = 2_048  # rows that a kill may cost
+LINE_SECONDS = 60.0
 Advance = Callable[[int, str], None]
 
 
@@ -139,9 +141,18 @@ class ResumableFit:
             "preparation": self.preparation,
             "spent": time.monotonic() - self._started if batch else 0.0,
         }
+        self._write(state, dict(self._state()))
+
+    def close(self) -> None:
+        """Keep of the checkpoint of a finished run only that it is finished."""
+        state = {"epoch": self.settings.epochs, "batch": 0, "spent": 0.0}
+        self._write(state | {"history": self.history, "preparation": self.preparation}, {})
+
+    def _write(self, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        if self.path is None:
+            return
         meta = {"state": json.dumps(state), "identity": json.dumps(self.identity)}
-        scratch = self.path.with_name(f".{self.path.name}")
-        save_tensors(dict(self._state()), self.path, scratch, meta)
+        save_tensors(tensors, self.path, self.path.with_name(f".{self.path.name}"), meta)
 
     def restore(self) -> bool:
         """Take the checkpoint, where there is one; `TrainingError` where it is another run's."""
@@ -161,7 +172,9 @@ class ResumableFit:
                         f"{value!r}: resume with the same data and options, or start anew without "
                         "resume"
                     )
-            for name, variable in self._variables():
+            self.history, self._next = state["history"], (state["epoch"], state["batch"])
+            self.preparation, self._spent = state["preparation"], state["spent"]
+            for name, variable in self._variables() if stored else ():  # `close` keeps none
                 value = file.get_tensor(name) if name in stored else None
                 if value is None or value.shape != tuple(variable.shape):
                     raise TrainingError(
@@ -171,8 +184,6 @@ class ResumableFit:
                 variable.assign(value)
             if "torch_rng" in stored:
                 self.torch_rng = file.get_tensor("torch_rng").copy()
-        self.history, self._next = state["history"], (state["epoch"], state["batch"])
-        self.preparation, self._spent = state["preparation"], state["spent"]
         return True
 
     def _state(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -275,7 +286,10 @@ def compute_once(
 
 @contextlib.contextmanager
 def progress_bar(wanted: bool, total: int) -> Iterator[Advance]:
-    """A function `advance(done, note)` that shows a bar on a terminal's standard error."""
+    """A function `advance(done, note)` that shows on standard error how far things are.
+
+    On a terminal that is a bar; elsewhere, in a log, a line a minute.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -294,12 +308,33 @@ def progress_bar(wanted: bool, total: int) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    if not (wanted and console.is_terminal):
+    if not wanted:
         yield lambda done, note: None
+        return
+    if not console.is_terminal:
+        yield _line_a_minute(total)
         return
     with Progress(*columns, console=console, refresh_per_second=2) as bar:
         task = bar.add_task("", total=total)
         yield lambda done, note: bar.update(task, completed=done, description=note)
+
+
+def _line_a_minute(total: int) -> Advance:
+    start = last = time.monotonic()
+    first: int | None = None  # where a resumed run goes on
+
+    def advance(done: int, note: str) -> None:
+        nonlocal first, last
+        first = done if first is None else first
+        now = time.monotonic()
+        if now - last < LINE_SECONDS or done == first:
+            return
+        last = now
+        left = (now - start) / (done - first) * (total - done)
+        sys.stderr.write(f"{done:,} of {total:,}, {max(1, round(left / 60))} min left, {note}\n")
+        sys.stderr.flush()
+
+    return advance
 
 
 def _seed_dropout(model: keras.Model, seed: int) -> None:

@@ -40,8 +40,10 @@ def states(
         # What is masked goes to the end, where nothing comes after it.
         order = torch.argsort(~mask, dim=1, stable=True)
         seen = inputs.gather(1, order.unsqueeze(-1).expand_as(inputs))
+    # Nothing but the gradient depends on the mode: cuDNN has it in that of training alone.
+    training = torch.is_grad_enabled()
     found, last = torch.gru(
-        seen, initial.unsqueeze(0).contiguous(), weights, True, 1, 0.0, False, False, True
+        seen, initial.unsqueeze(0).contiguous(), weights, True, 1, 0.0, training, False, True
     )
     if mask is None:
         return found, last[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import io
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,13 +23,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_agnews import batching, bundle, loading
+from keras_agnews import batching, bundle, card, loading
 from keras_agnews.augmentation import crop, cut_openings
 from keras_agnews.classifier import TextClassifier, check_texts, softmax
+from keras_agnews.data import Dataset
 from keras_agnews.device import device_name
 from keras_agnews.distillation import Teacher, start_embeddings, targets
 from keras_agnews.errors import InputError, TrainingError
-from keras_agnews.inference import compile_forward
+from keras_agnews.inference import compile_forward, nested_layers, set_trainable
 from keras_agnews.lora import LowRankCopy
 from keras_agnews.metrics import calibration_error, fit_temperature
 from keras_agnews.pretraining import check_encoder, pretrain
@@ -78,7 +80,8 @@ def finetune(
             The bundle in it is always that of the best epoch so far.
         resume: go on from the checkpoint in `output`, to the same result as an unbroken run; a
             run that has none starts anew, one that is finished returns at once.
-        progress: whether a terminal shows a progress bar with the time left.
+        progress: whether standard error shows progress and the time left: a bar on a terminal,
+            else a line a minute.
         dtype: how the finished bundle stores its weights, `"float32"` or `"float16"`.
         record: what else the bundle's recipe shall say, e.g. the data's name.
         base: directory of the pretrained base, for `delta_rank` and for a teacher that is stored
@@ -86,27 +89,32 @@ def finetune(
         **options: fields of `Recipe` that differ from the entry's.
 
     Returns: a dict of `recipe`, `history` (one dict an epoch, as in `log.csv`), `best_epoch`. The
-    classifier's temperature is then the one that suits the validation rows best, and the loss and
+    classifier is compiled as `load` does, its layers are frozen or not as they were, and its
+    temperature is then the one that suits the validation rows best, and the loss and
     the calibration error on them are at this temperature.
 
     Raises:
-        TrainingError: a single class, a loss that is not finite (the last good weights are
-            kept), or a checkpoint of another run.
+        TrainingError: a single class, a loss that is not finite (the weights of the best epoch
+            are kept, or those that there were), or a checkpoint of another run.
         InputError: texts, labels or options that cannot be used.
     """
     if resume and output is None:
         raise InputError("resume=True needs output=, the directory of the run to go on with")
+    bundle.check_dtype(dtype)
     settings = make_recipe(classifier, recipe, **options)
     texts, labels = _checked(classifier, train, "training")
     _check_classes(classifier, labels, settings)
     held = None if validation is None else _checked(classifier, validation, "validation")
-    trainable = classifier.encoder.trainable
+    if held is not None and not len(held[1]):
+        raise InputError("validation: there is no row: give some, or validation=None")
+    frozen = [(layer, layer.trainable) for layer in nested_layers(classifier.model)]
     try:
         with mixed_precision(classifier, settings):
             run = _Run(classifier, settings, texts, labels, held, output, dtype, record or {}, base)
             return run.go(resume, progress)
     finally:
-        classifier.encoder.trainable = trainable
+        set_trainable(frozen)
+        classifier.compile_default()  # a spent optimizer would teach nothing more
 
 
 class _Full:
@@ -115,7 +123,7 @@ class _Full:
     def __init__(
         self, classifier: TextClassifier, settings: Recipe, texts: Sequence[str], labels: np.ndarray
     ) -> None:
-        self.classifier, self.model, self.settings = classifier, classifier, settings
+        self.classifier, self.model = classifier, classifier
         self.dataset = classifier.dataset(
             texts,
             labels,
@@ -245,7 +253,7 @@ class _Run:
         if settings.pretrain_epochs:
             check_encoder(classifier)
         self.teacher = Teacher(settings, classifier.labels, base)
-        self.directory = None if output is None else Path(output)
+        self.directory = None if output is None else Path(output).expanduser()
         self.dtype = dtype
         self.record = {"rows": len(labels), "dtype": dtype, "backend": keras.backend.backend()}
         if self.teacher.record is not None:
@@ -266,7 +274,6 @@ class _Run:
             [labels, np.repeat(labels, settings.crops), np.repeat(labels, settings.openings)]
         )
         self.job = _JOBS[settings.recipe](classifier, settings, self.all_texts, all_labels)
-        self.job.dataset.start_epoch(0)
         self.identity = self._identity()
         self.digest = hashlib.sha256(bundle.json_text(self.identity).encode()).hexdigest()
         self.fit = ResumableFit(
@@ -276,6 +283,8 @@ class _Run:
     def go(self, resume: bool, progress: bool) -> dict[str, Any]:
         settings = self.settings
         if self.directory is not None:
+            if self.directory.exists() and not self.directory.is_dir():
+                raise InputError(f"output {self.directory} is a file: give a directory")
             self.directory.mkdir(parents=True, exist_ok=True)
             if not resume:
                 for name in (CHECKPOINT_FILE, LOG_FILE, _PRETRAINING_LOG):
@@ -287,21 +296,27 @@ class _Run:
         self.fit.compile(loss, metrics=["accuracy"])
         if not self.fit.restore():
             self._start(progress)
+        if self.fit.finished and self._stored():
+            return self._report()
         if not self.fit.finished:
             path = self._path(_FEATURES_FILE)
             self.fit.preparation["features"] = self.job.prepare(path, self.digest, progress)
             if settings.teacher is not None:
                 self.job.dataset.labels = self._targets(progress)
         validate = None if self.held is None else self.job.validator(self.held[0])
+        before = None if self.fit.history else self._weights()
         try:
             for row in self.fit.epochs(progress):
                 self.job.finish_epoch()
                 self._finish_epoch(row | self._validated(validate))
+                before = None
         except NotFiniteError as error:
             kept = "the weights are those before the run"
-            if self.best is not None:
+            if before is not None:
+                self._assign(before)
+            else:
                 self._take_best()
-                kept = f"the weights of epoch {self.best + 1} are kept"
+                kept = f"the weights of epoch {(self.best or 0) + 1} are kept"
             raise TrainingError(
                 f"{error}: {kept}; try a lower learning_rate than {settings.learning_rate:g}"
             ) from None
@@ -312,10 +327,15 @@ class _Run:
             self.classifier.save_bundle(self.directory, self.dtype)
             if settings.delta_rank is not None:
                 self._keep_difference(settings.delta_rank, validate)
+            _write_log(self.fit.history, self.directory / LOG_FILE)
             _draw(self.fit.history, self.directory / CURVES_FILE)
+            self.fit.close()
             self._clear()
+        return self._report()
+
+    def _report(self) -> dict[str, Any]:
         return {
-            "recipe": dataclasses.asdict(settings),
+            "recipe": dataclasses.asdict(self.settings),
             "history": self.fit.history,
             "best_epoch": None if self.best is None else self.best + 1,
         }
@@ -329,6 +349,31 @@ class _Run:
         if self.held is None:
             return len(history) - 1
         return max(range(len(history)), key=lambda i: _score(history[i]))
+
+    def _stored(self) -> bool:
+        """Take the finished model, where it is stored as a difference of this rank already.
+
+        What is read of one is not what was written, so it is not to be written again.
+        """
+        if self.directory is None or self.settings.delta_rank is None:
+            return False
+        stored = bundle.read(self.directory)
+        done = stored.weights is not None and stored.weights.delta is not None
+        if not done or stored.recipe.get("delta_rank") != self.settings.delta_rank:
+            return False
+        self._read_back()
+        self.classifier.describe(
+            recipe=stored.recipe, results=stored.results, temperature=stored.temperature
+        )
+        return True
+
+    def _weights(self) -> list[np.ndarray]:
+        weights = self.classifier.model.weights
+        return [np.array(ops.convert_to_numpy(weight.value)) for weight in weights]
+
+    def _assign(self, values: list[np.ndarray]) -> None:
+        for variable, value in zip(self.classifier.model.weights, values, strict=True):
+            variable.assign(value)
 
     def _path(self, name: str) -> Path | None:
         return None if self.directory is None else self.directory / name
@@ -374,6 +419,14 @@ class _Run:
             digest.update(row.to_bytes(8, "little"))
         for labels in (self.job.dataset.labels, None if self.held is None else self.held[1]):
             digest.update(b"" if labels is None else np.ascontiguousarray(labels).tobytes())
+        for texts in (self.texts, () if self.held is None else self.held[0]):
+            for text in texts:
+                digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+        description = self.classifier.description
+        digest.update(bundle.json_text([description.labels, description.max_length]).encode())
+        if self.settings.recipe != "full":  # what is frozen is not in the checkpoint
+            for weight in self.classifier.encoder.weights:
+                digest.update(ops.convert_to_numpy(weight.value).tobytes())
         settings = self.settings
         if settings.recipe != "lora":  # it only says how the result is stored
             settings = dataclasses.replace(settings, delta_rank=None)
@@ -407,8 +460,7 @@ class _Run:
         history.append(row)
         if self.best == len(history) - 1:
             if self.directory is None:
-                weights = self.classifier.model.weights
-                self.best_weights = [ops.convert_to_numpy(w.value).copy() for w in weights]
+                self.best_weights = self._weights()
             else:
                 self._describe(row)
                 self.classifier.save_bundle(self.directory)
@@ -421,9 +473,7 @@ class _Run:
             return
         if self.directory is None:
             assert self.best_weights is not None
-            weights = self.classifier.model.weights
-            for variable, value in zip(weights, self.best_weights, strict=True):
-                variable.assign(value)
+            self._assign(self.best_weights)
             return
         self._read_back()
 
@@ -440,6 +490,12 @@ class _Run:
             variables[name].assign(np.array(value))
 
     def _open_base(self) -> loading.Checkpoint:
+        if self.pinned.pretrained is None:
+            raise InputError(
+                f"{self.pinned.name} has no pretrained base, of which recipe 'lora' and delta_rank "
+                "store the difference: train it without them, or an entry that has one, such as "
+                "minilm-L6"
+            )
         return loading.open_base(self.pinned, self.base)
 
     def _keep_difference(self, rank: int, validate: Callable[[], np.ndarray] | None) -> None:
@@ -457,6 +513,7 @@ class _Run:
         self.classifier.describe(**figures)
         stored = dataclasses.replace(bundle.read(self.directory), **figures)
         bundle.write_json(self.directory / bundle.CONFIG_FILE, stored.to_dict())
+        card.write(self.directory, stored)
 
     def _describe(self, row: dict[str, Any]) -> None:
         """Let the classifier tell how it was trained and, of this epoch, how well."""
@@ -482,10 +539,16 @@ class _Run:
 
 
 def _checked(classifier: TextClassifier, rows: Any, what: str) -> tuple[Sequence[str], np.ndarray]:
-    try:
-        texts, labels = rows[0], rows[1]
-    except (TypeError, KeyError, IndexError):
-        texts, labels, *_ = tuple(rows)
+    texts: Any
+    if isinstance(rows, Dataset):  # which may have its labels in another order
+        texts, labels = rows.texts, [rows.label_names[i] for i in rows.labels.tolist()]
+    elif isinstance(rows, (tuple, list)) and len(rows) == 2:
+        texts, labels = rows
+    else:
+        raise InputError(
+            f"{what} rows must be (texts, labels) or a dataset of keras_agnews.data, as read_rows "
+            f"gives one, not {type(rows).__name__}"
+        )
     try:
         texts = check_texts(texts)
         return texts, classifier.label_ids(labels, len(texts))
@@ -512,7 +575,8 @@ def _check_classes(classifier: TextClassifier, labels: np.ndarray, settings: Rec
             "epoch is one small batch",
             stacklevel=3,
         )
-    of_epoch = settings.steps_per_epoch or -(-len(labels) // settings.batch_size)
+    rows = len(labels) * (1 + settings.crops + settings.openings)
+    of_epoch = settings.steps_per_epoch or -(-rows // settings.batch_size)
     if of_epoch * settings.epochs < _FEW_STEPS:
         warnings.warn(
             f"{of_epoch * settings.epochs} steps in all teach a model little: give more epochs, "
@@ -526,10 +590,13 @@ def _score(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def _write_log(history: list[dict[str, Any]], path: Path) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [name for name in _LOG_FIELDS if name in history[0]])
-        writer.writeheader()
-        writer.writerows(history)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(
+        text, [name for name in _LOG_FIELDS if name in history[0]], lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(history)
+    bundle.write_text(path, text.getvalue())
 
 
 def _draw(history: list[dict[str, Any]], path: Path) -> None:

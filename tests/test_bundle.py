@@ -25,7 +25,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_agnews import bundle, tensor_files
+from keras_agnews import bundle, card, tensor_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import TransformerConfig
 from keras_agnews.errors import BundleError, InputError
@@ -92,11 +92,10 @@ def names(directory: Path) -> set[str]:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    written = bundle.write(tmp_path / "a" / "b", *model(7), card="# A card ☃\n")
+    written = bundle.write(tmp_path / "a" / "b", *model(7))
     assert contents(tmp_path / "a" / "b") == expected(7)
     assert bundle.read(tmp_path / "a" / "b") == written
-    assert names(tmp_path / "a" / "b") == FILES | {"README.md"}
-    assert (tmp_path / "a" / "b" / "README.md").read_text(encoding="utf-8") == "# A card ☃\n"
+    assert names(tmp_path / "a" / "b") == FILES
 
 
 def test_config_json_is_as_designed(directory: Path) -> None:
@@ -192,11 +191,28 @@ def test_a_bundle_is_replaced_and_other_files_stay(directory: Path) -> None:
     (directory / "notes").mkdir()
     (directory / ".0123456789").write_text("not ours")
     more = model(1, (*WORDS, "more"), ("a", "b", "c"))
-    bundle.write(directory, *more, card="new")
+    card.write(directory, bundle.write(directory, *more))
     assert contents(directory)[0].labels == ("a", "b", "c")
     assert contents(directory)[1] == more[1]
     assert names(directory) == FILES | {"README.md", "notes", ".0123456789"}
     assert (directory / "README.md").read_text() == "mine"
+
+
+def test_a_card_is_written_anew_but_for_what_a_person_wrote(directory: Path) -> None:
+    path = directory / "README.md"
+    first, second = (dataclasses.replace(bundle.read(directory), name=n) for n in ("one", "two"))
+    card.write(directory, first)
+    assert "# one\n" in path.read_text("utf-8")
+    path.write_text(path.read_text("utf-8") + "\nMine ☃\n", "utf-8")
+    card.write(directory, second)
+    text = path.read_text("utf-8")
+    assert "# two\n" in text
+    assert "# one\n" not in text
+    assert text.endswith("Mine ☃\n")
+    broken = text.replace("library_name:", "library_name: [", 1)
+    path.write_text(broken, "utf-8")
+    card.write(directory, first)  # metadata that nobody can read are not a reason to stop
+    assert path.read_text("utf-8") == broken
 
 
 def test_a_model_under_other_file_names_is_replaced(directory: Path) -> None:
@@ -695,7 +711,7 @@ STOPPED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from keras_agnews import bundle
+from keras_agnews import bundle, card
 from test_bundle import FILES, contents, expected, model, names
 
 directory, how = Path(sys.argv[1]), sys.argv[3]
@@ -721,7 +737,7 @@ for start in ("nothing", "a model"):
         if not child:
             left = step
             try:
-                bundle.write(directory, *model(version), card="card")
+                card.write(directory, bundle.write(directory, *model(version)))
             except OSError:
                 pass
             unreached = left > 0

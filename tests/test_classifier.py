@@ -85,6 +85,7 @@ def test_any_strings_have_answers(clf: Any, texts: list[str]) -> None:
         ([["nested"]], r"texts\[0\] is list"),
         (np.array([["a", "b"]]), "one dimension, not 2"),
         (np.array([1, 2]), r"texts\[0\] is int"),
+        ({"one", "two"}, "not a set, which has no order"),
     ],
 )
 def test_bad_texts_are_named(clf: Any, texts: Any, message: str) -> None:
@@ -131,6 +132,106 @@ def test_fit_validates_and_resets_the_temperature() -> None:
     assert model.temperature == 1.0
     split = model.fit(TEXTS * 2, LABELS * 2, validation_split=0.5, batch_size=8, verbose=0).history
     assert "val_loss" in split
+    with pytest.raises(InputError, match="validation_data has no text"):
+        model.fit(TEXTS, LABELS, validation_data=([], []), verbose=0)
+
+
+def test_every_weight_of_a_row_or_a_class_counts() -> None:
+    model = keras_agnews.load("tiny-transformer")
+    options: dict[str, Any] = {"batch_size": 8, "verbose": 0}
+    nothing = np.zeros(len(TEXTS))
+    held = (TEXTS, LABELS, nothing)
+    history = model.fit(TEXTS, LABELS, validation_data=held, sample_weight=nothing, **options)
+    assert history.history["loss"] == history.history["val_loss"] == [0.0]
+    half = np.repeat([1.0, 0.0], len(TEXTS))
+    history = model.fit(
+        TEXTS * 2, LABELS * 2, validation_split=0.5, sample_weight=half, **options
+    ).history
+    assert history["loss"][0] > 0 == history["val_loss"][0]
+    for weights in (dict.fromkeys(NAMES, 0.0), dict.fromkeys(range(4), 0.0)):
+        assert model.fit(TEXTS, LABELS, class_weight=weights, **options).history["loss"] == [0.0]
+    with pytest.raises(InputError, match="'Weather', not one of World"):
+        model.fit(TEXTS, LABELS, class_weight={"Weather": 1.0}, **options)
+
+
+def test_what_has_been_trained_anew_does_not_tell_of_its_old_weights(tmp_path: Path) -> None:
+    shipped = keras_agnews.load("tiny-transformer")
+    assert shipped.description.recipe["rows"] > 50_000
+    shipped.save_bundle(tmp_path / "copy")
+    assert keras_agnews.load(tmp_path / "copy").description.recipe == shipped.description.recipe
+    adopted = keras_agnews.load("tiny-transformer", weights=tmp_path / "copy")
+    assert adopted.description.recipe == shipped.description.recipe
+    shipped.fit(TEXTS, LABELS, batch_size=8, verbose=0)
+    random = keras_agnews.load("tiny-transformer", weights=None)
+    with pytest.warns(UserWarning, match="new and untrained"):
+        other = keras_agnews.load("tiny-transformer", labels=["good", "bad"])
+    for model in (shipped, random, other):
+        recipe = model.description.recipe
+        assert not {"rows", "data", "minutes", "teacher", "seed"} & recipe.keys()
+        assert recipe["learning_rate"] == 3e-3  # which suits the architecture
+        assert model.description.results == ()
+    shipped.save_bundle(tmp_path / "copy")
+    card = (tmp_path / "copy" / "README.md").read_text("utf-8")
+    assert "120,000" not in card
+    assert "minilm" not in card
+
+
+def test_the_description_keeps_to_what_the_model_is(clf: Any) -> None:
+    for value in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="temperature must be a positive number"):
+            clf.temperature = value
+    with pytest.raises(InputError, match="max_length is built into the model"):
+        clf.describe(max_length=4)
+
+
+def test_low_rank_updates_are_saved_and_integers_are_refused(tmp_path: Path) -> None:
+    import keras
+
+    model = keras_agnews.load("tiny-transformer")
+    layer = model.encoder.blocks[0].feed_forward
+    layer.enable_lora(2, b_initializer=keras.initializers.RandomNormal(stddev=0.5, seed=1))
+    changed = model.predict(TEXTS)
+    assert np.abs(changed - keras_agnews.load("tiny-transformer").predict(TEXTS)).max() > 0.01
+    model.save_bundle(tmp_path / "model")
+    np.testing.assert_allclose(
+        keras_agnews.load(tmp_path / "model").predict(TEXTS), changed, atol=1e-5
+    )
+    model = keras_agnews.load("tiny-transformer")
+    model.model.quantize("int8")
+    for write in (
+        lambda: model.save(tmp_path / "model.keras"),
+        lambda: model.save_bundle(tmp_path / "integers"),
+        lambda: model.export(tmp_path / "model.onnx"),
+    ):
+        with pytest.raises(InputError, match=r"quantized \(int8\): save or export it first"):
+            write()
+    assert {path.name for path in tmp_path.iterdir()} == {"model"}
+
+
+def test_a_file_of_a_model_that_has_taken_no_step_has_no_state(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    import keras
+
+    path = tmp_path / "new" / "model.keras"
+    keras_agnews.load("tiny-transformer").save(path)
+    assert path.stat().st_size < 3.5e6
+    loaded = keras.saving.load_model(path)
+    assert not [str(warning.message) for warning in recwarn if "optimizer" in str(warning.message)]
+    loaded.fit(TEXTS, LABELS, batch_size=8, verbose=0)
+
+
+def test_frozen_layers_are_frozen_in_a_file_too(tmp_path: Path) -> None:
+    import keras
+
+    model = keras_agnews.load("tiny-transformer")
+    model.encoder.trainable = False
+    trained = [variable.path for variable in model.trainable_variables]
+    model.fit(TEXTS, LABELS, batch_size=8, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert [variable.path for variable in loaded.trainable_variables] == trained
+    assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations) == 1
 
 
 def test_temperature_divides_the_logits_once(clf: Any) -> None:
@@ -144,7 +245,9 @@ def test_temperature_divides_the_logits_once(clf: Any) -> None:
     np.testing.assert_allclose(after, softened, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["name", "object", "function"])
+@pytest.mark.parametrize(
+    "form", ["name", "object", "function", "list", "dict", "class", "divergence", "generalized"]
+)
 def test_a_loss_on_probabilities_is_refused(clf: Any, form: str) -> None:
     import keras
 
@@ -152,6 +255,11 @@ def test_a_loss_on_probabilities_is_refused(clf: Any, form: str) -> None:
         "name": "sparse_categorical_crossentropy",
         "object": keras.losses.CategoricalCrossentropy(from_logits=False),
         "function": keras.losses.sparse_categorical_crossentropy,
+        "list": ["sparse_categorical_crossentropy"],
+        "dict": {"logits": "sparse_categorical_crossentropy"},
+        "class": "SparseCategoricalCrossentropy",
+        "divergence": keras.losses.KLDivergence(),
+        "generalized": keras.losses.CategoricalGeneralizedCrossEntropy(),
     }[form]
     with pytest.raises(InputError, match="from_logits=True"):
         clf.compile("adam", loss)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -440,6 +442,33 @@ def test_a_long_stream_takes_constant_memory(model):
     assert (process.stderr.read(), process.wait(), answered) == (b"", 0, count)
     # The texts alone of the 80,000 lines since then are 80 MB.
     assert most - before < 40e6
+
+
+@pytest.mark.once
+def test_what_lies_elsewhere_is_named_with_the_way_on(invoke, tmp_path):
+    for key, value, remedy in (
+        ("model_type", "bert", r"of a Hugging Face checkpoint: load\(\) it, and save_bundle\(\)"),
+        ("registered_name", "keras_hub>BertTextClassifier", "of a KerasHub preset"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({key: value}))
+        for command in (("info", tmp_path), ("evaluate", tmp_path, "--record", "--data", "x.csv")):
+            assert re.search(remedy, invoke(*command, code=1).stderr)
+
+
+@pytest.mark.once
+def test_the_accuracy_of_an_entry_is_that_on_most_rows(model, invoke, tmp_path):
+    directory = shutil.copytree(model, tmp_path / "model")
+    results = [("mine", 2, 1.0), ("validation", 9_000, 0.5), ("agnews test", 7_600, 0.9)]
+    description = dataclasses.replace(
+        bundle.read(directory),
+        results=tuple(
+            {"data": data, "rows": rows, "metric": "accuracy", "value": value}
+            for data, rows, value in results
+        ),
+    )
+    bundle.write_json(directory / "config.json", description.to_dict())
+    shown = json.loads(invoke("info", directory, "--format", "json").stdout)
+    assert (shown["accuracy"], shown["accuracy_on"]) == (0.9, "agnews test")
 
 
 @pytest.mark.backend

@@ -233,6 +233,15 @@ def test_a_run_ends_with_the_model_that_it_stored(
         figures["loss"], -np.log(after[np.arange(3), np.arange(3)]).mean(), rtol=1e-4
     )
     assert not (tmp_path / "run" / "model.safetensors").exists()
+    # Resumed as it was, the finished run is left as it is.
+    stored = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    again = keras_agnews.load(target, weights="pretrained", base=base)
+    result = keras_agnews.finetune(again, rows, rows, delta_rank=3, resume=True, **options)
+    assert len(result["history"]) == 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == stored
+    np.testing.assert_array_equal(again.predict(TEXTS), after)
+    assert again.description.results == loaded.description.results
+    assert f"{figures['loss']:.6g}" in stored["README.md"].decode()
     # Resumed with another rank, the finished run is only stored anew.
     keras_agnews.finetune(classifier, rows, rows, delta_rank=2, resume=True, **options)
     np.testing.assert_allclose(classifier.predict(TEXTS), after, atol=0.05)
@@ -320,5 +329,5 @@ def test_low_rank_updates_without_a_base_stay_in_memory(tmp_path: Path) -> None:
     before = classifier.predict(TEXTS)
     keras_agnews.finetune(classifier, rows, **options)
     assert (classifier.predict(TEXTS) != before).any()
-    with pytest.raises(keras_agnews.NotFoundError, match="has no pretrained base"):
+    with pytest.raises(keras_agnews.InputError, match="has no pretrained base"):
         keras_agnews.finetune(classifier, rows, output=tmp_path, **options)

@@ -244,7 +244,8 @@ CARD = card.render(model()[0])
 def write_bundle(directory: Path) -> Path:
     """A small bundle, without a sum that would catch every change of its weights at once."""
     description, words, tensors = model()
-    written = bundle.write(directory, description, words, tensors, card=CARD)
+    written = bundle.write(directory, description, words, tensors)
+    (directory / "README.md").write_text(CARD, encoding="utf-8")
     values = written.to_dict()
     del values["weights"]["sha256"]
     bundle.write_json(directory / "config.json", values)

@@ -154,9 +154,15 @@ def test_temperature_is_where_the_loss_is_least(sharpness):
 
 
 def test_temperature_has_bounds_and_wants_finite_logits():
-    assert fit_temperature([[9.0, 0.0], [0.0, 9.0]], [0, 1]) == pytest.approx(0.05)
+    sure = [[9e4, 0.0], [0.0, 9e4]]
+    assert fit_temperature([[0.01, 0.0], [0.0, 0.01]], [0, 1]) == pytest.approx(0.05)
+    assert fit_temperature(sure, [0, 1]) == pytest.approx(20)
     assert fit_temperature([[9.0, 0.0], [0.0, 9.0]], [1, 0]) == pytest.approx(20)
     assert fit_temperature([[9e4, 0.0], [0.0, 9e4]], [1, 0]) == pytest.approx(20), "no overflow"
+    # Two rows that are right are no proof of certainty: five sixths, less what both may be.
+    found = fit_temperature([[9.0, 0.0, 0.0, 0.0], [0.0, 9.0, 0.0, 0.0]], [0, 1])
+    score = 1 / (1 + 3 * np.exp(-9 / found))
+    assert score == pytest.approx(5 / 6 + 1 / 6 / 4, abs=1e-6)
     for logits, labels in (([[np.nan, 1.0]], [0]), ([[1.0, 2.0]], [0, 1]), ([1.0], [0])):
         with pytest.raises(InputError):
             fit_temperature(logits, labels)

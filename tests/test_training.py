@@ -255,8 +255,41 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
                 fresh_model(), data, output=tmp_path, resume=True, **{**OPTIONS, **changed}
             )
     other = (TEXTS, LABELS[1:] + LABELS[:1])
+    same_lengths = ([f"x{text[1:]}" for text in TEXTS], LABELS)
+    for rows in (other, same_lengths):
+        with pytest.raises(TrainingError, match="data"):
+            keras_agnews.finetune(fresh_model(), rows, output=tmp_path, resume=True, **OPTIONS)
     with pytest.raises(TrainingError, match="data"):
-        keras_agnews.finetune(fresh_model(), other, output=tmp_path, resume=True, **OPTIONS)
+        keras_agnews.finetune(fresh_model(), data, data, output=tmp_path, resume=True, **OPTIONS)
+
+
+@pytest.mark.once
+def test_a_head_is_not_gone_on_with_on_another_encoder(tmp_path: Path) -> None:
+    options = {**OPTIONS, "recipe": "head", "output": tmp_path}
+    keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), **options)
+    other = fresh_model()
+    for variable in other.encoder.weights:
+        variable.assign(variable.value * 0.9)
+    with pytest.raises(TrainingError, match="data"):
+        keras_agnews.finetune(other, (TEXTS, LABELS), resume=True, **options)
+
+
+@pytest.mark.parametrize("recipe", ["full", "head", "lora"])
+def test_a_classifier_can_be_trained_and_measured_after_a_run(recipe: str) -> None:
+    clf = fresh_model()
+    clf.encoder.embedding.trainable = False
+    frozen = [variable.trainable for variable in clf.model.weights]
+    assert not all(frozen)
+    options = {**OPTIONS, "recipe": recipe, "teacher": "tiny-transformer", "epochs": 1}
+    if recipe == "lora":
+        options["delta_rank"] = 2
+    keras_agnews.finetune(clf, (TEXTS, LABELS), **options)
+    assert [variable.trainable for variable in clf.model.weights] == frozen
+    assert len(clf.evaluate(TEXTS, LABELS, verbose=0)) == 2
+    before = weights(clf)
+    clf.fit(TEXTS, LABELS, batch_size=8, verbose=0)
+    moved = [(new != old).any() for new, old in zip(weights(clf), before, strict=True)]
+    assert moved == frozen
 
 
 def test_head_recipe_leaves_the_encoder_and_runs_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +351,17 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(tmp_pat
     assert not (tmp_path / "x" / "config.json").exists()
 
 
+def test_a_run_that_fails_in_its_first_epoch_gives_the_weights_back() -> None:
+    clf = fresh_model()
+    before = weights(clf)
+    options = {**OPTIONS, "learning_rate": 10.0, "warmup": 0.0, "clip_norm": 0.0, "epochs": 200}
+    options["weight_decay"] = 10.0
+    with pytest.raises(TrainingError, match=r"not finite .* the weights are those before the run"):
+        keras_agnews.finetune(clf, (TEXTS * 40, LABELS * 40), **options)
+    for new, old in zip(weights(clf), before, strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
 @pytest.mark.once
 def test_the_curves_are_drawn_beside_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -347,6 +391,17 @@ def test_what_cannot_be_trained_on_is_said_at_the_start() -> None:
         keras_agnews.finetune(clf, (TEXTS, LABELS), ([1], ["World"]), **OPTIONS)
     with pytest.raises(InputError, match="'speed' is not an option"):
         keras_agnews.finetune(clf, (TEXTS, LABELS), speed=3)
+    with pytest.raises(InputError, match="validation: there is no row"):
+        keras_agnews.finetune(clf, (TEXTS, LABELS), ([], []), **OPTIONS)
+    with pytest.raises(InputError, match="dtype is 'bfloat16'"):
+        keras_agnews.finetune(clf, (TEXTS, LABELS), dtype="bfloat16", **OPTIONS)
+    for seed in (-1, 1.5, 2**33, True):
+        with pytest.raises(InputError, match="seed must be an integer in 0 to 4294967295"):
+            keras_agnews.finetune(clf, (TEXTS, LABELS), seed=seed)
+    with pytest.raises(InputError, match="mixed_precision must be True or False"):
+        keras_agnews.finetune(clf, (TEXTS, LABELS), mixed_precision="no")
+    with pytest.raises(InputError, match=r"output .* is a file: give a directory"):
+        keras_agnews.finetune(clf, (TEXTS, LABELS), output=__file__, **OPTIONS)
     with pytest.raises(InputError, match="recipe is 'best'"):
         keras_agnews.finetune(clf, (TEXTS, LABELS), recipe="best")
     with pytest.raises(InputError, match="epochs must be a positive integer"):
@@ -469,3 +524,52 @@ def test_few_steps_are_told_with_the_epochs_that_would_do(recwarn: pytest.Warnin
     keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), **options)
     told = [str(warning.message) for warning in recwarn if "steps in all" in str(warning.message)]
     assert told == ["2 steps in all teach a model little: give more epochs, 150 for 300 steps"]
+    recwarn.clear()
+    keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), openings=24, **options)
+    assert not [warning for warning in recwarn if "steps in all" in str(warning.message)]
+
+
+@pytest.mark.once
+def test_a_dataset_may_have_its_labels_in_another_order(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    lines = [f"{'lovely' if i % 2 else 'awful'} {i},{'good' if i % 2 else 'bad'}" for i in range(8)]
+    path.write_text("\n".join(["text,label", *lines]))
+    rows = keras_agnews.data.read_rows(path)
+    assert rows.label_names == ("bad", "good")
+    clf = keras_agnews.load("tiny-transformer", weights=None, labels=["good", "bad"])
+    options = {**OPTIONS, "epochs": 30}
+    result = keras_agnews.finetune(clf, rows, rows, **options)
+    assert result["history"][result["best_epoch"] - 1]["validation_accuracy"] == 1.0
+    assert clf.classify("lovely 3").label == "good"
+    for wrong in (str(path), rows.texts, {"text": rows.texts}):
+        with pytest.raises(InputError, match=r"training rows must be \(texts, labels\)"):
+            keras_agnews.finetune(clf, wrong, **options)
+
+
+@pytest.mark.once
+def test_a_finished_run_keeps_no_state_of_training(tmp_path: Path) -> None:
+    rows = (TEXTS, LABELS)
+    keras_agnews.finetune(fresh_model(), rows, rows, output=tmp_path, **OPTIONS)
+    assert (tmp_path / "checkpoint.safetensors").stat().st_size < 10_000
+    clf = fresh_model()
+    again = keras_agnews.finetune(clf, rows, rows, output=tmp_path, resume=True, **OPTIONS)
+    assert len(again["history"]) == OPTIONS["epochs"]
+    loaded = keras_agnews.load(tmp_path)
+    np.testing.assert_array_equal(loaded.predict(TEXTS), clf.predict(TEXTS))
+
+
+def test_a_log_has_a_line_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from keras_agnews import resumable
+
+    now = itertools.count(0.0, 40.0)
+    monkeypatch.setattr(resumable.time, "monotonic", lambda: next(now))
+    with resumable.progress_bar(True, 1_000) as advance:
+        for done in (100, 110, 120, 130, 140):  # a resumed run
+            advance(done, "epoch 1")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["110 of 1,000, 119 min left, epoch 1", "130 of 1,000, 77 min left, epoch 1"]
+    with resumable.progress_bar(False, 10) as advance:
+        advance(5, "quiet")
+    assert capsys.readouterr().err == ""
