@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,13 +165,15 @@ def run(
         keras.utils.set_random_seed(recipe.get("seed") or 0)
     description = loading.open_checkpoint(name).description
     labels = label_names(description, rows)
-    clf = loading.load(
-        name,
-        weights=None if plan.start == "none" else plan.start,
-        labels=None if labels == description.labels else labels,
-        max_length=plan.max_length,
-        base=base,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*new and untrained", UserWarning)  # but not for long
+        clf = loading.load(
+            name,
+            weights=None if plan.start == "none" else plan.start,
+            labels=None if labels == description.labels else labels,
+            max_length=plan.max_length,
+            base=base,
+        )
     named = [rows.label_names[i] for i in rows.labels.tolist()]
     rows = dataclasses.replace(rows, labels=clf.label_ids(named, len(named)), label_names=labels)
     fraction = plan.validation_fraction if held_out is None else None
