@@ -37,6 +37,8 @@ def test_predict_takes_what_users_have(clf: Any) -> None:
     pandas = pytest.importorskip("pandas")
     series = pandas.Series(TEXTS, index=range(100, 100 + len(TEXTS)))
     np.testing.assert_allclose(clf.predict(series), expected, atol=1e-6)
+    with pytest.raises(InputError, match=r"one dimension, not 2; of a table pass the column"):
+        clf.predict(pandas.DataFrame({"text": TEXTS}))
     np.testing.assert_allclose(clf.predict(TEXTS[0]), expected[:1], atol=1e-5)
     assert clf.predict([]).shape == (0, 4)
     assert clf.classify([]) == []
@@ -206,6 +208,17 @@ def test_low_rank_updates_are_saved_and_integers_are_refused(tmp_path: Path) -> 
         with pytest.raises(InputError, match=r"quantized \(int8\): save or export it first"):
             write()
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
+
+
+def test_a_home_directory_is_found_by_its_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clf: Any
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    clf.save_bundle("~/model")
+    clf.save("~/model.keras")
+    clf.export("~/model.onnx")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "model.keras", "model.onnx"}
+    np.testing.assert_array_equal(keras_agnews.load("~/model").predict(TEXTS), clf.predict(TEXTS))
 
 
 def test_a_file_of_a_model_that_has_taken_no_step_has_no_state(
