@@ -274,7 +274,7 @@ class TextClassifier(keras.Model):
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
-        return config and {**config, "optimizer_built": self.optimizer.built}
+        return config and {**config, "optimizer_built": getattr(self.optimizer, "built", False)}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         config = dict(config)

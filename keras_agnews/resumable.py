@@ -50,6 +50,7 @@ class ResumableFit:
         history: one dict an epoch, for the caller to fill; it is in the checkpoint.
         preparation: the seconds of each thing that the caller did before; it too.
         steps: batches an epoch.
+        closed: whether what was restored is of a run that was done with, to the last file.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ResumableFit:
         self.history: list[dict[str, Any]] = []
         self.preparation: dict[str, float] = {}
         self.torch_rng: np.ndarray | None = None
+        self.closed = False
         self._next = (0, 0)  # epoch and batch
         self._started = self._spent = 0.0  # when this epoch was, and seconds of it before that
         dataset.start_epoch(0)
@@ -174,7 +176,8 @@ class ResumableFit:
                     )
             self.history, self._next = state["history"], (state["epoch"], state["batch"])
             self.preparation, self._spent = state["preparation"], state["spent"]
-            for name, variable in self._variables() if stored else ():  # `close` keeps none
+            self.closed = not stored
+            for name, variable in () if self.closed else self._variables():
                 value = file.get_tensor(name) if name in stored else None
                 if value is None or value.shape != tuple(variable.shape):
                     raise TrainingError(

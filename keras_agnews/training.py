@@ -296,7 +296,7 @@ class _Run:
         self.fit.compile(loss, metrics=["accuracy"])
         if not self.fit.restore():
             self._start(progress)
-        if self.fit.finished and self._stored():
+        if self.fit.closed and self._stored():
             return self._report()
         if not self.fit.finished:
             path = self._path(_FEATURES_FILE)
