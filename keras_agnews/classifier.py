@@ -349,7 +349,10 @@ class TextClassifier(keras.Model):
                 texts, self.label_ids(y, len(texts)), batch_size or 32, weights
             )
         if class_weight is not None:
-            keys = self.label_ids(list(class_weight), len(class_weight)).tolist()
+            try:
+                keys = self.label_ids(list(class_weight), len(class_weight)).tolist()
+            except InputError as error:
+                raise InputError(f"the keys of class_weight as labels: {error}") from None
             class_weight = dict(zip(keys, class_weight.values(), strict=True))
         self.forget_training()
         return super().fit(

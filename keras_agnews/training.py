@@ -542,7 +542,7 @@ def _checked(classifier: TextClassifier, rows: Any, what: str) -> tuple[Sequence
     texts: Any
     if isinstance(rows, Dataset):  # which may have its labels in another order
         texts, labels = rows.texts, [rows.label_names[i] for i in rows.labels.tolist()]
-    elif isinstance(rows, (tuple, list)) and len(rows) == 2:
+    elif isinstance(rows, (tuple, list)) and len(rows) == 2 and not isinstance(rows[1], str):
         texts, labels = rows
     else:
         raise InputError(
