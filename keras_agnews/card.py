@@ -15,7 +15,10 @@ from typing import Any
 from keras_agnews.bundle import CARD_FILE, TASK, Bundle, write_text
 from keras_agnews.errors import BundleError
 
-START, END = "<!-- keras_agnews: start, written anew by each push -->", "<!-- keras_agnews: end -->"
+START = "<!-- keras_agnews: start, written anew by each save and push -->"
+END = "<!-- keras_agnews: end -->"
+# Whatever an older version says behind the word.
+_SECTION = re.compile(r"<!-- keras_agnews: start\b[^>]*-->.*?" + re.escape(END) + r"\n?", re.DOTALL)
 _LIBRARY = "keras_agnews"
 _OURS = "config.json"  # where the scores that we report come from, and by which we know them again
 _TITLES = {
@@ -60,15 +63,14 @@ def render(
         raise BundleError(f"README.md: its metadata cannot be read ({reason}): mend it") from None
     # A person's own layout and comments are lost only where something has to change.
     text = existing if same else card.content
-    between = re.compile(f"{re.escape(START)}.*?{re.escape(END)}\n?", re.DOTALL)
-    return between.sub(lambda _: section, text, count=1)
+    return _SECTION.sub(lambda _: section, text, count=1)
 
 
 def write(directory: Path, description: Bundle) -> None:
     """Write the card of a bundle, unless there is one that a person has taken over."""
     path = directory / CARD_FILE
     existing = path.read_text("utf-8", "replace") if path.exists() else None
-    if existing is None or START in existing:
+    if existing is None or _SECTION.search(existing):
         with contextlib.suppress(BundleError):  # a person's metadata, which they can mend
             write_text(path, render(description, existing=existing))
 
@@ -76,7 +78,7 @@ def write(directory: Path, description: Bundle) -> None:
 def words(text: str) -> str:
     """What a person has written in a card."""
     text = re.sub(r"\A\s*---\n.*?\n---\n", "", text, count=1, flags=re.DOTALL)
-    text = re.sub(f"{re.escape(START)}.*?{re.escape(END)}", "", text, count=1, flags=re.DOTALL)
+    text = _SECTION.sub("", text, count=1)
     return text.strip()
 
 

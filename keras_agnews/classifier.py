@@ -589,7 +589,8 @@ class TextClassifier(keras.Model):
         Returns: the path.
 
         Raises:
-            InputError: the suffix is not known, or Keras runs on another backend.
+            InputError: the suffix is not known, Keras runs on another backend, or the
+                `tokenizer.json` there is another model's.
             MissingDependencyError: a package is missing; the message says what to install.
         """
         return exporting.export(self, Path(filepath).expanduser())

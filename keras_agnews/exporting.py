@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from keras_agnews import bundle
 from keras_agnews.configs import GruConfig
 from keras_agnews.errors import InputError, require
 from keras_agnews.exporters import huggingface, onnx
 from keras_agnews.graph_tokenizers import graph_tokenizer
+from keras_agnews.tokenizers import WordPieceTokenizer
 
 _SAVED_MODEL_FILE = "saved_model.pb"
+_NETWORKS = (".onnx", ".tflite")  # files from token ids, with the tokenizer in a file beside them
 
 
 def export(classifier: Any, path: Path) -> Path:
@@ -84,7 +88,8 @@ def _serving(classifier: Any) -> Any:
 
 
 def _onnx(classifier: Any, path: Path) -> None:
-    onnx.write(path, classifier.description, classifier.tokenizer, classifier.arrays())
+    description, arrays = classifier.description, classifier.arrays()
+    _network(classifier, path, lambda passing: onnx.write(passing, description, arrays))
 
 
 def _tflite(classifier: Any, path: Path) -> None:
@@ -100,18 +105,47 @@ def _tflite(classifier: Any, path: Path) -> None:
             "save_bundle here, then load and export with KERAS_BACKEND=tensorflow"
         )
     classifier.check_whole()
+
+    def write(passing: Path) -> None:
+        try:
+            classifier.model.export(passing, format="litert", verbose=False)
+        except ValueError as error:
+            raise InputError(
+                f"Keras {keras.__version__} cannot write {path} ({error}): 3.13 and newer can"
+            ) from None
+
+    _network(classifier, path, write)
+
+
+def _network(classifier: Any, path: Path, write: Callable[[Path], None]) -> None:
+    """A file from token ids, by a rename, and beside it what makes them of texts, if it can be."""
+    tokenizer, beside = classifier.tokenizer, path.with_name(huggingface.TOKENIZER_FILE)
+    whole = None
+    if isinstance(tokenizer, WordPieceTokenizer):
+        whole = huggingface.tokenizer_json(tokenizer, whole=True)
+        # One that differs may be replaced where it was this file's alone.
+        others = [x.name for x in path.parent.glob("*") if x.suffix in _NETWORKS and x != path]
+        kept = others or not path.exists()
+        if kept and beside.is_file() and beside.read_text(encoding="utf-8") != whole:
+            raise InputError(
+                f"{beside} is that of {', '.join(sorted(others)) or 'another model'}, and "
+                f"{path.name} needs a different one: export it into a directory of its own"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     passing = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
     try:
-        classifier.model.export(passing, format="litert", verbose=False)
+        write(passing)
         os.replace(passing, path)
-    except ValueError as error:
-        raise InputError(
-            f"Keras {keras.__version__} cannot write {path} ({error}): 3.13 and newer can"
-        ) from None
     finally:
         passing.unlink(missing_ok=True)
-    huggingface.write_tokenizer_beside(classifier.tokenizer, path)
+    if whole is not None:
+        bundle.write_text(beside, whole)
+    else:
+        warnings.warn(
+            f"{path.name} has no {beside.name} beside it: the tokenizers library cannot do what "
+            f"a {tokenizer.kind!r} tokenizer does; clf.tokenizer makes the ids",
+            stacklevel=5,
+        )
 
 
 #: By the suffix of the path: what writes it, and what it is called.

@@ -107,6 +107,12 @@ def finetune(
     held = None if validation is None else _checked(classifier, validation, "validation")
     if held is not None and not len(held[1]):
         raise InputError("validation: there is no row: give some, or validation=None")
+    if held is not None and len(held[1]) < _ENOUGH_TO_CHOOSE and settings.epochs > 1:
+        warnings.warn(
+            f"{len(held[1])} validation rows choose the best epoch nearly by chance, since each is "
+            f"{1 / len(held[1]):.1%} of the accuracy: hold out {_ENOUGH_TO_CHOOSE} or more",
+            stacklevel=2,
+        )
     frozen = [(layer, layer.trainable) for layer in nested_layers(classifier.model)]
     try:
         with mixed_precision(classifier, settings):
@@ -557,6 +563,7 @@ def _checked(classifier: TextClassifier, rows: Any, what: str) -> tuple[Sequence
 
 
 _FEW_STEPS, _ENOUGH_STEPS = 50, 300
+_ENOUGH_TO_CHOOSE = 50  # of them, at 90 %, the standard error is 4 points
 
 
 def _check_classes(classifier: TextClassifier, labels: np.ndarray, settings: Recipe) -> None:

@@ -59,6 +59,34 @@ def test_onnxruntime_and_tokenizers_alone_give_the_same_answers(
     np.testing.assert_allclose(answers, classifier.predict(PLAIN), atol=1e-4)
 
 
+def test_no_export_takes_the_tokenizer_of_another(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    config = oracle.bert_config()
+    classifiers = []
+    for max_length in (32, 16):
+        folder = oracle.checkpoint(
+            tmp_path / str(max_length), config, oracle.random_tensors(config, 5)
+        )
+        classifiers.append(keras_agnews.load(folder, max_length=max_length))
+    first, second = classifiers
+    beside = first.export(tmp_path / "out" / "a.onnx").with_name("tokenizer.json")
+    of_first = beside.read_bytes()
+    with pytest.raises(keras_agnews.InputError, match=r"tokenizer\.json is that of a\.onnx"):
+        second.export(tmp_path / "out" / "b.onnx")
+    assert {file.name for file in beside.parent.iterdir()} == {"a.onnx", "tokenizer.json"}
+    first.export(tmp_path / "out" / "b.onnx")  # the same one serves both
+    assert beside.read_bytes() == of_first
+    with pytest.raises(keras_agnews.InputError, match=r"is that of b\.onnx"):
+        second.export(tmp_path / "out" / "a.onnx")
+    (tmp_path / "out" / "b.onnx").unlink()
+    second.export(tmp_path / "out" / "a.onnx")  # in the place of what it belonged to
+    assert beside.read_bytes() != of_first
+
+    first.save_hugging_face(tmp_path / "theirs")
+    with pytest.raises(keras_agnews.InputError, match="is that of another model"):
+        first.export(tmp_path / "theirs" / "model.onnx")
+
+
 @pytest.mark.parametrize("name", ["tiny-transformer", "gru-attention"])
 def test_a_word_model_is_written_without_a_tokenizer(name: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -430,6 +430,8 @@ def test_cards_without_a_hub() -> None:
     plain = card.render(description, "hf://user/x")
     assert card.words(plain) == ""
     assert card.render(description, "hf://user/x", plain) == plain
+    older = plain.replace(card.START, "<!-- keras_agnews: start, written anew by each push -->")
+    assert (card.words(older), card.render(description, "hf://user/x", older)) == ("", plain)
     by_hand = "---\nlicense: mit\n---\n# Mine\n"
     kept = card.render(description, "hf://user/x", by_hand)
     assert kept.endswith("---\n# Mine\n")  # without our markers nothing of it is ours

@@ -530,6 +530,15 @@ def test_few_steps_are_told_with_the_epochs_that_would_do(recwarn: pytest.Warnin
 
 
 @pytest.mark.once
+def test_few_validation_rows_are_told(recwarn: pytest.WarningsRecorder) -> None:
+    held = (TEXTS[:8], LABELS[:8])
+    keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), held, **{**OPTIONS, "epochs": 1})
+    assert not [w for w in recwarn if "validation rows" in str(w.message)], "nothing to choose"
+    with pytest.warns(UserWarning, match=r"^8 validation rows .* 12\.5% .* hold out 50 or more"):
+        keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), held, **{**OPTIONS, "epochs": 2})
+
+
+@pytest.mark.once
 def test_a_dataset_may_have_its_labels_in_another_order(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     lines = [f"{'lovely' if i % 2 else 'awful'} {i},{'good' if i % 2 else 'bad'}" for i in range(8)]

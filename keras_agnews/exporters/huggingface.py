@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from keras_agnews.importers.huggingface import BERT, CONFIG_FILE, DISTILBERT, WE
 from keras_agnews.tensor_files import save_tensors
 from keras_agnews.tokenizers import (
     CHECKPOINT_OPTIONS,
-    Tokenizer,
     WordPieceTokenizer,
     write_vocabulary,
 )
@@ -63,7 +61,7 @@ def write(
     save_tensors(tensors, directory / WEIGHTS_FILE, directory / ".scratch", {"format": "pt"})
     write_vocabulary(directory / "vocab.txt", tokenizer.vocabulary)
     shutil.copymode(directory / "vocab.txt", directory / WEIGHTS_FILE)
-    write_tokenizer(tokenizer, directory / TOKENIZER_FILE)
+    bundle.write_text(directory / TOKENIZER_FILE, tokenizer_json(tokenizer))
     names = {theirs: getattr(tokenizer, ours) for ours, (theirs, *_) in CHECKPOINT_OPTIONS.items()}
     names |= {"tokenizer_class": "BertTokenizer", "model_max_length": description.max_length}
     bundle.write_json(directory / "tokenizer_config.json", names)
@@ -107,25 +105,14 @@ def _config(description: Bundle, family: Family, tokenizer: Any) -> dict[str, An
     }
 
 
-def write_tokenizer_beside(tokenizer: Tokenizer, path: Path) -> None:
-    """The whole tokenizer of a network at `path`; a warning where it is none of BERT's."""
-    if isinstance(tokenizer, WordPieceTokenizer):
-        write_tokenizer(tokenizer, path.with_name(TOKENIZER_FILE), whole=True)
-    else:
-        warnings.warn(
-            f"{path.name} has no {TOKENIZER_FILE} beside it: the tokenizers library cannot do what "
-            f"a {tokenizer.kind!r} tokenizer does; clf.tokenizer makes the ids",
-            stacklevel=5,
-        )
-
-
-def write_tokenizer(tokenizer: WordPieceTokenizer, path: Path, *, whole: bool = False) -> None:
+def tokenizer_json(tokenizer: WordPieceTokenizer, *, whole: bool = False) -> str:
     """A tokenizer as their fast ones keep it, made by the library that reads it.
 
     Args:
         tokenizer: ours.
-        path: of the `tokenizer.json`.
         whole: whether cutting and padding are in it, which `transformers` wants to do itself.
+
+    Returns: what `tokenizer.json` is to hold.
     """
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
@@ -155,4 +142,5 @@ def write_tokenizer(tokenizer: WordPieceTokenizer, path: Path, *, whole: bool = 
     if whole:
         theirs.enable_truncation(tokenizer.max_length)
         theirs.enable_padding(pad_id=ids[tokenizer.padding], pad_token=tokenizer.padding)
-    theirs.save(str(path))
+    text: str = theirs.to_str(pretty=True)
+    return text

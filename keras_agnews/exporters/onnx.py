@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from keras_agnews import __version__
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import GruConfig, TransformerConfig
 from keras_agnews.errors import InputError, require
-from keras_agnews.exporters import huggingface
 
 OPSET = 20  # the first that has Gelu
 # Our activation: the operation and its attributes.
@@ -26,10 +23,8 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def write(
-    path: Path, description: Bundle, tokenizer: Any, arrays: Mapping[str, np.ndarray]
-) -> None:
-    """Write the network to `path` and its tokenizer beside it, as `TextClassifier.export` says.
+def write(path: Path, description: Bundle, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write the network to `path`, as `TextClassifier.export` says.
 
     Raises:
         InputError: the architecture is a third party's, or its activation has no operation.
@@ -74,14 +69,7 @@ def write(
         model, {"labels": "\n".join(description.labels), "max_length": str(description.max_length)}
     )
     onnx.checker.check_model(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    passing = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
-    try:
-        onnx.save_model(model, str(passing))
-        os.replace(passing, path)
-    finally:
-        passing.unlink(missing_ok=True)
-    huggingface.write_tokenizer_beside(tokenizer, path)
+    onnx.save_model(model, str(path))
 
 
 class _Graph:
