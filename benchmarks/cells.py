@@ -28,7 +28,8 @@ LARGEST = 200_000_000
 # Of a strings-to-labels pass on a processor, so that it takes seconds with every entry.
 FLOPS_PER_PASS = 1.2e12
 MEAN_TOKENS = 53  # word pieces of an AG News text
-LEAST_TEXTS = 64
+# So many that the batches of those that sort by length are as long as with all of them.
+LEAST_TEXTS = {"strings": 256, "training": 64}
 QUICK_TEXTS = 512
 
 
@@ -192,12 +193,12 @@ def text_count(cell: Cell, quick: bool, gpu: bool) -> int:
     if cell.entry != CLASSIC and not gpu:
         work = flops(describe(cell.entry).config, MEAN_TOKENS)
         work *= 1 if cell.work == "strings" else 3  # back again costs twice as much
-        count = min(count, int(FLOPS_PER_PASS / work))
+        count = min(count, max(LEAST_TEXTS[cell.work], int(FLOPS_PER_PASS / work)))
     if quick:
         count = min(count, QUICK_TEXTS)
     if peer is not None and not gpu:
         count = int(count * peer.share)
-    return max(LEAST_TEXTS, count - count % 32) if count < 7_600 else count
+    return max(32, count - count % 32) if count < 7_600 else count
 
 
 def flops(config: Any, length: int, texts: int = 1) -> int:

@@ -22,6 +22,7 @@ class Job:
         texts: how many, of strings to labels and of training.
         gpu: whether there is one to compute on.
         scores: a file for the answers of the first pass, for comparison; "" for none.
+        source: what a user of the entry gives `keras_agnews.load`; by default the bundle.
     """
 
     cell: Cell
@@ -30,6 +31,7 @@ class Job:
     texts: int = 0
     gpu: bool = False
     scores: str = ""
+    source: str = ""
 
     def to_json(self) -> str:
         """In a line."""
@@ -38,7 +40,8 @@ class Job:
     @classmethod
     def from_json(cls, line: str) -> Self:
         values: dict[str, Any] = json.loads(line)
-        return cls(**values | {"cell": Cell(**values["cell"])})
+        job = cls(**values | {"cell": Cell(**values["cell"])})
+        return job if job.source else dataclasses.replace(job, source=str(job.bundle))
 
     @property
     def bundle(self) -> Path:

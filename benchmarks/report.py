@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
@@ -53,7 +54,10 @@ def strings_table(found: Sequence[Row]) -> str:
         line += [_rate(of_entry.get(entry), ours[entry]) for entry in entries]
         lines.append(line)
     heads = ["learnt here" if entry == CLASSIC else f"`{entry}`" for entry in entries]
-    note = "In brackets: how many times as fast our fastest in float32 is, the one in bold.\n"
+    note = (
+        "In brackets, where both are of one run: how many times as fast our fastest in float32 is, "
+        "the one in bold.\n"
+    )
     return _table(["documents a second", *heads], lines) + "\n" + note
 
 
@@ -61,13 +65,24 @@ def _rate(row: Row | None, champion: Row | None) -> str:
     """Documents a second, and how many times as fast the champion is; itself in bold."""
     if row is None or not row.docs_per_second:
         return "" if row is None else row.status
-    rate = f"{row.docs_per_second:,.{0 if row.docs_per_second >= 10 else 1}f}"
-    if champion is None or not champion.docs_per_second:
-        return rate
+    rate = _number(row.docs_per_second)
     if row is champion:
         return f"**{rate}**"
+    if champion is None or not champion.docs_per_second or not _of_one_run(row, champion):
+        return rate
     ratio = champion.docs_per_second / row.docs_per_second
     return f"{rate} ({ratio:.0f} x)" if ratio >= 10 else f"{rate} ({ratio:.2g} x)"
+
+
+def _number(rate: float | None) -> str:
+    """Two digits or more."""
+    return "" if rate is None else f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _of_one_run(row: Row, other: Row) -> bool:
+    """Of one commit and within hours: on another day a machine of this name may be another one."""
+    apart = datetime.fromisoformat(row.date) - datetime.fromisoformat(other.date)
+    return row.commit == other.commit and abs(apart) < timedelta(hours=3)
 
 
 def model_table(found: Sequence[Row]) -> str:
@@ -93,9 +108,27 @@ def model_table(found: Sequence[Row]) -> str:
         line.append(f"{max(shares):.0%}" if shares else "")
         lines.append(line)
     heads = ["a text alone" if batch == 1 else f"texts/s by {batch}" for batch in batches]
-    return _table(
+    table = _table(
         ["entry", "backend", "precision", "tokens", *heads, "of the peak, at best"], lines
     )
+    return table + _peaks(found)
+
+
+def _peaks(found: Sequence[Row]) -> str:
+    """What the rows' peaks were, which tells one machine of a name from another."""
+    of_precision: dict[str, list[float]] = {}
+    for row in sorted(found, key=lambda row: row.precision, reverse=True):
+        if row.peak_flops_per_second:
+            of_precision.setdefault(row.precision, []).append(row.peak_flops_per_second)
+    told = [
+        f"{_gigaflops(min(peaks), max(peaks))} in {precision}"
+        for precision, peaks in of_precision.items()
+    ]
+    return f"\nThe peak: {', '.join(told)}.\n" if told else ""
+
+
+def _gigaflops(*ends: float) -> str:
+    return " to ".join(dict.fromkeys(f"{end / 1e9:,.0f}" for end in ends)) + " GFLOP/s"
 
 
 def start_table(found: Sequence[Row]) -> str:
@@ -111,7 +144,7 @@ def training_table(found: Sequence[Row]) -> str:
     """A full fine-tuning step: a row an entry."""
     return _backend_table(
         [row for row in found if row.work == "training"],
-        lambda row: f"{row.docs_per_second:,.0f}",
+        lambda row: _number(row.docs_per_second),
         "documents a second",
     )
 
@@ -235,11 +268,22 @@ def _caption(device: str, found: Sequence[Row]) -> str:
             names += [f"`{row.entry}`"] * (f"`{row.entry}`" not in names)
     weights = "".join(f" {', '.join(names)}: {kind}." for kind, names in sorted(drawn.items()))
     origins = sorted({row.texts for row in found if row.texts and "drawn" not in row.texts})
-    texts = f" Texts: {'; '.join(origins)}." if origins else ""
+    texts = f" Texts: {'; '.join(origins)}{_samples(found)}." if origins else ""
     return (
         f"{device}; {', '.join(sorted(versions))}; {_span(row.date for row in found)}."
         f"{texts}{weights}"
     )
+
+
+def _samples(found: Iterable[Row]) -> str:
+    """How many a turn of ours had, which are even in length where they are not all."""
+    entries: dict[int, list[str]] = {}
+    for row in sorted(found, key=_size):
+        if row.competitor == OURS and row.documents:
+            names = entries.setdefault(row.documents, [])
+            names += [f"`{row.entry}`"] * (f"`{row.entry}`" not in names)
+    told = [f"{count:,} for {', '.join(names)}" for count, names in sorted(entries.items())[::-1]]
+    return f"; of these a turn has {', '.join(told)}" if told else ""
 
 
 def _span(dates: Iterable[str]) -> str:

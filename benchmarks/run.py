@@ -35,6 +35,7 @@ from benchmarks import cells, place, rows
 from benchmarks.cells import CLASSIC, OURS, Cell
 from benchmarks.jobs import Job
 from benchmarks.peers import PEERS
+from benchmarks.prepare import DRAWN
 from benchmarks.rows import Row
 from benchmarks.texts import Texts, read_texts
 from keras_agnews import bundle, registry
@@ -266,14 +267,16 @@ class Runner:
         return self.limits[which] * (GPU_FACTOR if self.gpu else 1)
 
     def _job(self, cell: Cell) -> Job:
-        directory = self.entries[cell.entry].directory
+        entry = self.entries[cell.entry]
+        named = entry.weights not in ("", DRAWN) and cell.entry not in self.weights
         return Job(
             cell=cell,
-            directory=str(directory),
+            directory=str(entry.directory),
             data=self.data,
             texts=cells.text_count(cell, self.quick, self.gpu),
             gpu=self.gpu,
             scores=str(self._scores_file(cell)) if cell.work == "strings" else "",
+            source=cell.entry if named else "",
         )
 
     def _scores_file(self, cell: Cell) -> Path:

@@ -17,6 +17,7 @@ from keras_agnews.errors import DownloadError, InputError, MissingDependencyErro
 
 # The AG News test split: 7,600 texts, their words log-normal.
 TEXTS, MEAN_WORDS, SIGMA = 7_600, 38, 0.26
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Texts:
     origin: str
 
     def sample(self, count: int) -> Texts:
-        """`count` of them, drawn at random and always the same ones; all where there are fewer."""
+        """`count` of them, of every length as many as there are; all where there are fewer."""
         if count >= len(self.texts):
             return self
         drawn = self.drawn(count)
@@ -42,8 +43,14 @@ class Texts:
         return Texts([self.texts[i] for i in drawn], labels, self.origin)
 
     def drawn(self, count: int) -> np.ndarray:
-        """Which ones `sample` draws, in order; fewer are always among more."""
-        return np.sort(np.random.default_rng(0).permutation(len(self.texts))[:count])
+        """Which ones `sample` draws, in order; fewer are always among more.
+
+        What unsorted batches pad hangs on the few longest: of 64 texts drawn at random it was a
+        quarter more than of all. Multiples of the golden ratio lie evenly, however many there are.
+        """
+        by_length = np.argsort([len(text.split()) for text in self.texts], kind="stable")
+        places = np.argsort(np.arange(len(by_length)) * _GOLDEN % 1, kind="stable")
+        return np.sort(by_length[places[:count]])
 
     def write(self, directory: str | Path, split: str = "test") -> None:
         """Leave them for another process to `read`."""

@@ -150,6 +150,7 @@ def _peer(job: Job) -> tuple[Turn, Facts]:
         batch=cell.batch or (256 if job.gpu else 32),  # what suits each of them
         gpu=job.gpu,
         data=job.data,
+        texts=texts.texts if cell.work == "training" else (),
         labels=texts.labels or (),
     )
     start = time.perf_counter()
@@ -169,8 +170,10 @@ def _peer(job: Job) -> tuple[Turn, Facts]:
 
     def facts() -> dict[str, Any]:
         learned = {"learn_seconds": load_seconds} if "classic" in peer.kinds else {}
-        positions = answer.positions if answer else 0
-        return place.facts(cell.backend) | {"positions": positions} | learned
+        where = place.facts(cell.backend)
+        if job.gpu and cell.backend == "onnxruntime":  # which cannot be asked, and ran there
+            where["device"] = place.device(gpu=True)
+        return where | {"positions": answer.positions if answer else 0} | learned
 
     return turn, facts
 
@@ -240,7 +243,7 @@ def _start(job: Job) -> tuple[Turn, Facts]:
         return float(done.stdout.split()[-1]) - start
 
     def turn() -> dict[str, Any]:
-        whole, alone = seconds(_FIRST_ANSWER, str(job.bundle)), seconds(_IMPORT, backend)
+        whole, alone = seconds(_FIRST_ANSWER, job.source), seconds(_IMPORT, backend)
         return {"seconds": whole, "count": 1, "import_seconds": alone}
 
     def facts() -> dict[str, Any]:

@@ -90,7 +90,8 @@ def test_bfloat16_is_for_gpus_and_for_pytorch() -> None:
     options = {"precisions": ["float32", "bfloat16"], "works": ["strings"]}
     found = cells.all_cells(["minilm-L6"], **options)
     reduced = {(cell.competitor, cell.backend) for cell in found if cell.precision == "bfloat16"}
-    names = ("transformers", "transformers-compile", "transformers-pipeline")
+    names = [name for name, peer in peers.PEERS.items() if peer.form == "hugging_face"]
+    names.remove("transformers-training")
     assert reduced == {(OURS, "torch"), *((name, "torch") for name in names)}
     everywhere = cells.all_cells(["minilm-L6"], gpu=True, **options)
     assert {c.backend for c in everywhere if c.precision == "bfloat16"} == {*cells.BACKENDS}
@@ -105,7 +106,7 @@ def test_competitors_take_turns_and_shapes_do_not() -> None:
     assert alone == [("bert-base", 2), ("bert-large", 1), ("bert-large", 1)], "for its memory"
 
 
-def test_slow_peers_and_large_entries_get_fewer_texts() -> None:
+def test_what_pads_to_one_length_and_large_entries_get_fewer_texts() -> None:
     def count(entry: str, competitor: str = OURS, **options: bool) -> int:
         settings = {"quick": False, "gpu": False} | options
         return cells.text_count(Cell("strings", entry, competitor, "jax"), **settings)
@@ -113,6 +114,9 @@ def test_slow_peers_and_large_entries_get_fewer_texts() -> None:
     assert count("tiny-transformer") == count("small-bert-L4") == count("bert-large", gpu=True)
     assert 7_600 > count("minilm-L6") > count("bert-base") >= count("bert-large") > 0
     assert 7_600 > count("small-bert-L4", "keras-hub-128") > count("small-bert-L4", "keras-hub-512")
+    for peer in ("transformers", "transformers-pipeline", "onnx"):
+        assert count("small-bert-L4", peer) == 7_600, "how much is padding hangs on the texts"
+    assert count("bert-large", "keras-hub-512") == 32
     assert count("small-bert-L4", quick=True) == cells.QUICK_TEXTS
 
 
@@ -192,6 +196,24 @@ def test_texts_are_generated_where_there_is_no_ag_news(
     assert (len(found.texts), found.labels) == (7_600, None)
     assert set(" ".join(found.texts).split()) == {"oil", "prices", "rise"}
     assert found.origin == "generated, as long as those of AG News"
+
+
+def test_a_sample_is_padded_as_all_texts_are(agnews: Path) -> None:
+    every = texts.read_texts(str(agnews), [])
+
+    def positions(found: Sequence[str], by_length: bool) -> float:
+        lengths = np.minimum([len(text.split()) for text in found], 90)  # models cut them
+        lengths = np.sort(lengths) if by_length else lengths
+        batches = np.split(lengths, range(32, len(lengths), 32))
+        return sum(batch.max() * len(batch) for batch in batches) / len(lengths)
+
+    for count, tolerance in ((256, 0.2), (1_024, 0.05)):
+        sample = every.sample(count).texts
+        assert len(sample) == count
+        for by_length in (False, True):
+            wanted = positions(every.texts, by_length)
+            assert positions(sample, by_length) == pytest.approx(wanted, rel=tolerance)
+    assert set(every.drawn(256)) < set(every.drawn(1_024))
 
 
 def test_generated_texts_are_as_long_as_those_of_ag_news(agnews: Path) -> None:
@@ -483,7 +505,7 @@ def test_the_loop_in_pytorch_learns(small_bert: tuple[Any, Path]) -> None:
 
     labels = [i % 2 for i in range(len(TEXTS))]
     _, directory = small_bert
-    train = transformers_training.load(peers.Model(directory, batch=3, labels=labels))
+    train = transformers_training.load(peers.Model(directory, batch=3, texts=TEXTS, labels=labels))
     answer = train(TEXTS)
     assert answer.scores is None
     assert answer.positions > 8
@@ -652,6 +674,15 @@ def test_tables_stand_between_their_markers(tmp_path: Path) -> None:
     assert "| padded, Keras's predict, PyTorch | not installed |" in lines
     assert any("`tiny-transformer`: random weights" in line for line in lines)
     assert CliRunner().invoke(report.main, [*options, "--check"]).exit_code == 0
+    sized = {"work": "model", "batch": 32, "length": 128, "ms_per_batch": 1.0}
+    peaks = [("jax", "float32", 190e9), ("torch", "float32", 204e9), ("torch", "bfloat16", 400e9)]
+    table = report.model_table(
+        [
+            made_up(backend=backend, precision=precision, peak_flops_per_second=peak, **sized)
+            for backend, precision, peak in peaks
+        ]
+    )
+    assert table.endswith("\nThe peak: 190 to 204 GFLOP/s in float32, 400 GFLOP/s in bfloat16.\n")
     readme.write_text("<!-- benchmarks:nothing -->\n<!-- /benchmarks:nothing -->\n")
     assert "not known" in CliRunner().invoke(report.main, options).output
 

@@ -28,7 +28,8 @@ class Model:
         batch: texts a batch.
         gpu: whether to compute on one.
         data: AG News, as `keras_agnews.data.load_agnews` takes it; for those that learn.
-        labels: right answers of the texts of a training pass.
+        texts: those of a training pass.
+        labels: their right answers.
         seed: of what is drawn.
     """
 
@@ -38,6 +39,7 @@ class Model:
     batch: int = 32
     gpu: bool = False
     data: str | None = None
+    texts: Sequence[str] = ()
     labels: Sequence[int] = ()
     seed: int = 0
 
@@ -71,7 +73,8 @@ class Peer:
             What no class of theirs comes near is not listed as a failure of theirs.
         backends: what it runs on; empty for each of Keras's that is asked for.
         precisions: from the precision asked for to its own.
-        share: of the texts that ours get, since the slow ones need not be waited for.
+        share: of the texts that ours get: those that pad each text to one length are slow, and
+            as fast with a few.
         package: whose version is noted.
         work: as a cell's.
     """
@@ -93,7 +96,7 @@ _ANY = ("bert", "transformer", "gru")
 
 
 def _transformers(title: str, module: str = "transformers", **rest: Any) -> Peer:
-    rest = {"precisions": _FLOATS, "share": 1 / 8} | rest
+    rest = {"precisions": _FLOATS} | rest
     return Peer(
         title, module, form="hugging_face", backends=("torch",), package="transformers", **rest
     )
@@ -119,8 +122,16 @@ def _keras_hub(title: str, length: int, share: float) -> Peer:
 
 PEERS: dict[str, Peer] = {
     "transformers": _transformers("transformers, eager, fused attention"),
+    "transformers-sorted": _transformers(
+        "transformers, eager, sorted by length", options={"by_length": True}
+    ),
     "transformers-compile": _transformers("transformers, torch.compile", options={"compiled": 1}),
-    "transformers-pipeline": _transformers("transformers, pipeline", "transformers_pipeline"),
+    "transformers-pipeline": _transformers(
+        "transformers, pipeline, in batches", "transformers_pipeline"
+    ),
+    "transformers-pipeline-1": _transformers(
+        "transformers, pipeline, a text at a time", "transformers_pipeline", options={"batch": 1}
+    ),
     "keras-hub-128": _keras_hub("KerasHub, length 128", 128, 1 / 8),
     "keras-hub-512": _keras_hub("KerasHub as it comes, length 512", 512, 1 / 32),
     "tfhub": Peer(
@@ -130,7 +141,7 @@ PEERS: dict[str, Peer] = {
         share=1 / 8,
         package="tensorflow_hub",
     ),
-    "onnx": _onnx("ONNX Runtime", share=1 / 8),
+    "onnx": _onnx("ONNX Runtime"),
     "onnx-sorted": _onnx("ONNX Runtime, sorted by length", options={"by_length": True}),
     "onnx-int8": _onnx(
         "ONNX Runtime, int8, sorted by length",
@@ -159,7 +170,7 @@ PEERS: dict[str, Peer] = {
         package="fasttext",
     ),
     "transformers-training": _transformers(
-        "transformers, a PyTorch loop", "transformers_training", work="training", share=1.0
+        "transformers, a PyTorch loop", "transformers_training", work="training"
     ),
 }
 

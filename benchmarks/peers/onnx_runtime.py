@@ -28,6 +28,8 @@ def load(
     if wanted not in runtime.get_available_providers():
         raise errors.MissingDependencyError(f"onnxruntime has no {wanted}: onnxruntime-gpu has it")
     session = runtime.InferenceSession(graph, providers=[wanted])
+    if wanted not in session.get_providers():  # it goes on without a provider that fails to load
+        raise errors.MissingDependencyError(f"onnxruntime cannot use its {wanted} here")
     names = [value.name for value in session.get_inputs()]
     tokenize = _tokenizer(model)
 

@@ -1,6 +1,7 @@
 """Hugging Face transformers on PyTorch, as it is documented: batches padded to their longest.
 
-Texts run in the order in which they come, `model.batch` at a time, with PyTorch's fused attention.
+Texts run in the order in which they come or by length, `model.batch` at a time, with PyTorch's
+fused attention.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from benchmarks.peers import Answer, Model
 from keras_agnews import bundle
 
 
-def load(model: Model, compiled: bool = False) -> Callable[[Sequence[str]], Answer]:
+def load(
+    model: Model, compiled: bool = False, by_length: bool = False
+) -> Callable[[Sequence[str]], Answer]:
     """With `compiled`, through `torch.compile` for any shape."""
     import torch
 
@@ -23,18 +26,19 @@ def load(model: Model, compiled: bool = False) -> Callable[[Sequence[str]], Answ
 
     @torch.inference_mode()
     def predict(texts: Sequence[str]) -> Answer:
-        parts, positions = [], 0
+        rows = tokenizer(list(texts), truncation=True, max_length=max_length)
+        order = np.arange(len(texts))
+        if by_length:
+            order = np.argsort([-len(ids) for ids in rows["input_ids"]], kind="stable")
+        scores = np.empty((len(texts), network.config.num_labels), np.float32)
+        positions = 0
         for start in range(0, len(texts), model.batch):
-            batch = tokenizer(
-                list(texts[start : start + model.batch]),
-                padding=True,
-                truncation=True,
-                max_length=max_length,
-                return_tensors="pt",
-            ).to(network.device)
-            positions += batch["input_ids"].numel()
-            parts.append(run(**batch).logits.float().softmax(-1).cpu().numpy())
-        return Answer(np.concatenate(parts), positions)
+            chosen = order[start : start + model.batch]
+            batch = {name: [values[i] for i in chosen] for name, values in rows.items()}
+            padded = tokenizer.pad(batch, return_tensors="pt").to(network.device)
+            positions += padded["input_ids"].numel()
+            scores[chosen] = run(**padded).logits.float().softmax(-1).cpu().numpy()
+        return Answer(scores, positions)
 
     return predict
 

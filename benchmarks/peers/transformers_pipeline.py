@@ -1,4 +1,4 @@
-"""Hugging Face's `pipeline`, as its users write it."""
+"""Hugging Face's `pipeline`, as its users write it, and as it advises on a processor: unbatched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.peers import Answer, Model
 from benchmarks.peers.transformers import open_network
 
 
-def load(model: Model) -> Callable[[Sequence[str]], Answer]:
+def load(model: Model, batch: int | None = None) -> Callable[[Sequence[str]], Answer]:
     import transformers
 
     network, tokenizer, max_length = open_network(model)
@@ -31,7 +31,7 @@ def load(model: Model) -> Callable[[Sequence[str]], Answer]:
         positions = 0
         answers = classify(
             list(texts),
-            batch_size=model.batch,
+            batch_size=batch or model.batch,
             top_k=None,
             function_to_apply="softmax",
             truncation=True,

@@ -1,6 +1,7 @@
 """The fine-tuning loop that people write by hand in PyTorch, around transformers' network.
 
-Fused attention, AdamW, clipping, and batches of like length, in which it is as good as ours.
+Fused attention, AdamW, clipping, and batches of like length, in which it is as good as ours. The
+texts become tokens beforehand, as ours do.
 """
 
 from __future__ import annotations
@@ -26,17 +27,15 @@ def load(model: Model) -> Callable[[Sequence[str]], Answer]:
         network.device.type, torch.bfloat16, enabled=model.precision == "bfloat16"
     )
     labels = torch.tensor(model.labels, device=network.device)
+    rows = tokenizer(list(model.texts), truncation=True, max_length=max_length)
+    order = np.argsort([-len(ids) for ids in rows["input_ids"]], kind="stable")
+    batches = [order[i : i + model.batch] for i in range(0, len(order), model.batch)]
 
-    def train(texts: Sequence[str]) -> Answer:
-        options = {"truncation": True, "max_length": max_length}
-        lengths = np.array([len(ids) for ids in tokenizer(list(texts), **options)["input_ids"]])
-        order = np.argsort(-lengths, kind="stable")
-        batches = [order[i : i + model.batch] for i in range(0, len(order), model.batch)]
+    def train(_: Sequence[str]) -> Answer:
         positions = 0
         for i in np.random.default_rng(model.seed).permutation(len(batches)):
-            batch = tokenizer(
-                [texts[row] for row in batches[i]], padding=True, return_tensors="pt", **options
-            ).to(network.device)
+            chosen = {name: [values[row] for row in batches[i]] for name, values in rows.items()}
+            batch = tokenizer.pad(chosen, return_tensors="pt").to(network.device)
             positions += batch["input_ids"].numel()
             with reduced:
                 logits = network(**batch).logits
