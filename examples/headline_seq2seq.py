@@ -36,7 +36,7 @@ import numpy as np
 from keras import ops
 
 from keras_agnews import WarmupLinearDecay, data
-from keras_agnews.batching import Batches, bucket, windows
+from keras_agnews.batching import Batches, bucket, for_keras, windows
 from keras_agnews.errors import InputError, require
 from keras_agnews.layers import AdditiveAttention
 from keras_agnews.tokenizers import learn_words, repair_news
@@ -284,10 +284,10 @@ def fit(
                     epoch * len(dataset) + batch + 1, f"epoch {epoch + 1}, loss {logs['loss']:.3f}"
                 )
             )
-            fitted = model.fit(dataset, shuffle=False, verbose=0, callbacks=[watcher])
+            fitted = model.fit(for_keras(dataset), shuffle=False, verbose=0, callbacks=[watcher])
             row = {
                 "loss": fitted.history["loss"][-1],
-                "validation_loss": model.evaluate(validation, verbose=0),
+                "validation_loss": model.evaluate(for_keras(validation), verbose=0),
             }
             history.append(row)
             print(f"epoch {epoch + 1}: " + ", ".join(f"{k} {v:.4f}" for k, v in row.items()))

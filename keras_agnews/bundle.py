@@ -6,6 +6,7 @@ data: everything is checked before memory is taken, and nothing that a file name
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -13,6 +14,7 @@ import math
 import os
 import re
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -56,6 +58,7 @@ _PASSING = re.compile(
     r"\.[0-9a-f]{8}"
     r"(config\.json|(model|delta)\.safetensors|vocab\.txt|README\.md|scratch)(\.link)?"
 )
+_thread = threading.local()  # which directories a thread has locked
 
 
 @dataclass(frozen=True)
@@ -527,6 +530,11 @@ def _install(directory: Path, stage: Callable[[Path, Path, Path], Bundle]) -> Bu
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory} is a file: give another output directory")
     directory.mkdir(parents=True, exist_ok=True)
+    with locked(directory) as alone:
+        return _replace(directory, stage, alone)
+
+
+def _replace(directory: Path, stage: Callable[[Path, Path, Path], Bundle], alone: bool) -> Bundle:
     token = f".{uuid.uuid4().hex[:8]}"
     weights, words = directory / (token + WEIGHTS_FILE), directory / (token + VOCABULARY_FILE)
     try:
@@ -548,9 +556,9 @@ def _install(directory: Path, stage: Callable[[Path, Path, Path], Bundle]) -> Bu
             _replace_by_copy(path, directory / name)
         write_json(directory / CONFIG_FILE, final.to_dict())
     finally:
-        # Ours, and what an earlier write that was killed may have left.
+        # Ours, and what an earlier write that was killed may have left; not another writer's.
         named = _named_files(directory)
-        for path in directory.glob(".*"):
+        for path in directory.glob(".*" if alone else f"{token}*"):
             if not _PASSING.fullmatch(path.name) or path.name in named:
                 continue
             if path.is_dir():
@@ -621,9 +629,36 @@ def json_text(values: Any) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a file in UTF-8, by a rename."""
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    _flush(temporary)
-    os.replace(temporary, path)
+    with locked(path.parent):  # or another writer takes it for what a killed one has left
+        temporary.write_text(text, encoding="utf-8")
+        _flush(temporary)
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[bool]:
+    """Have a directory to oneself, but for readers, in a `with` block, and so those within it.
+
+    The lock is on the directory: no file of it stays, and it ends with the process. Given is
+    whether there is one, since Windows and some network file systems have none of that kind.
+    """
+    held: set[Path] = vars(_thread).setdefault("held", set())
+    place = directory.resolve()
+    if place in held:
+        yield True
+        return
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            handle = os.open(place, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            # A child that another thread has forked has the handle too.
+            stack.callback(fcntl.flock, handle, fcntl.LOCK_UN)
+            stack.callback(held.discard, place)
+            held.add(place)
+        yield place in held
 
 
 def _flush(path: Path) -> None:

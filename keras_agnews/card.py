@@ -33,6 +33,7 @@ def render(
     address: str | None = None,
     existing: str | None = None,
     license: str | None = None,
+    name: str = CARD_FILE,
 ) -> str:
     """The text of README.md.
 
@@ -42,16 +43,18 @@ def render(
         existing: the card that there is. Its text is kept but for what stands between our
             markers; where a person has taken those out, none of it is touched.
         license: the Hub's identifier of a licence, e.g. `"mit"`; by default the existing card's.
+        name: of the existing card, in a message.
 
     Raises:
         BundleError: the metadata of the existing card cannot be read.
     """
     from huggingface_hub import ModelCard
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     section = f"{START}\n{_section(description, address)}{END}\n"
     if existing is None or not existing.strip():
         existing = f"\n{section}"
-    if not existing.startswith("---"):
+    if not REGEX_YAML_BLOCK.match(existing):
         existing = "---\n{}\n---\n" + existing
     try:
         card: Any = ModelCard(existing)
@@ -60,7 +63,7 @@ def render(
         same = card.data.to_dict() == before
     except Exception as error:  # the client lets through what its YAML library raises
         reason = " ".join(str(error).split())[:300]
-        raise BundleError(f"README.md: its metadata cannot be read ({reason}): mend it") from None
+        raise BundleError(f"{name}: its metadata cannot be read ({reason}): mend it") from None
     # A person's own layout and comments are lost only where something has to change.
     text = existing if same else card.content
     return _SECTION.sub(lambda _: section, text, count=1)
@@ -69,17 +72,52 @@ def render(
 def write(directory: Path, description: Bundle) -> None:
     """Write the card of a bundle, unless there is one that a person has taken over."""
     path = directory / CARD_FILE
-    existing = path.read_text("utf-8", "replace") if path.exists() else None
-    if existing is None or _SECTION.search(existing):
-        with contextlib.suppress(BundleError):  # a person's metadata, which they can mend
+    with contextlib.suppress(BundleError):  # a person's metadata or encoding, which they can mend
+        existing = read(path) if path.exists() else None
+        if existing is None or _SECTION.search(existing):
             write_text(path, render(description, existing=existing))
+
+
+def read(path: Path, name: str = "") -> str:
+    """The text of a card, which is at `path` and in a message has that name."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BundleError(
+            f"{name or path}: byte {error.start} is not of UTF-8: save the file as UTF-8"
+        ) from None
 
 
 def words(text: str) -> str:
     """What a person has written in a card."""
-    text = re.sub(r"\A\s*---\n.*?\n---\n", "", text, count=1, flags=re.DOTALL)
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    text = REGEX_YAML_BLOCK.sub("", text, count=1)
     text = _SECTION.sub("", text, count=1)
     return text.strip()
+
+
+def with_metadata(text: str, theirs: str, mine: str, plain: str) -> tuple[str, list[str]]:
+    """A card with the metadata of two, and the keys in which persons have said two things.
+
+    Args:
+        text: the card.
+        theirs: has the metadata that stay where the two differ.
+        mine: has those that are added.
+        plain: what it would be without a person: a value as it is here is nobody's.
+    """
+    from huggingface_hub import ModelCard
+
+    made: Any = ModelCard(text)
+    cards: list[Any] = [ModelCard(card) for card in (theirs, mine, plain)]
+    kept, added, nobodys = (card.data.to_dict() for card in cards)
+    added = {k: v for k, v in added.items() if v not in (nobodys.get(k), kept.get(k))}
+    differing = sorted(k for k in added if kept.get(k) != nobodys.get(k))
+    merged = kept | {k: v for k, v in added.items() if k not in differing}
+    if made.data.to_dict() == merged:
+        return text, differing  # in a person's own layout
+    made.data = type(made.data)(**merged)
+    return made.content, differing
 
 
 def _add_metadata(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import re
 import uuid
@@ -19,7 +18,7 @@ import numpy as np
 
 from keras_agnews import batching, bundle, card, delta, exporting, inference
 from keras_agnews.bundle import Bundle
-from keras_agnews.errors import InputError
+from keras_agnews.errors import BundleError, InputError
 from keras_agnews.exporters import huggingface, keras_hub
 from keras_agnews.tokenizers import UNKNOWN, Tokenizer, write_vocabulary
 
@@ -124,16 +123,23 @@ class TextClassifier(keras.Model):
     def describe(self, **changes: Any) -> None:
         """Change fields of the description, e.g. `describe(results=(...,))`.
 
-        Raises: `InputError` for a temperature that is not a positive number, and for what the
-            model or its tokenizer has built in: `load(..., max_length=)` gives another one.
+        Raises: `InputError` for what no bundle can say, other labels than there are classes, and
+            what the model or its tokenizer has built in: `load(...)` gives another one.
         """
         fixed = {"builder", "config", "tokenizer", "max_length"} & changes.keys()
         if fixed:
             raise InputError(f"{min(fixed)} is built into the model: load one that has another")
-        value = changes.get("temperature", 1.0)
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"temperature must be a positive number, not {value!r}")
-        self._description = dataclasses.replace(self._description, **changes)
+        labels, count = changes.get("labels", self.labels), len(self.labels)
+        if not isinstance(labels, (list, tuple)) or len(labels) != count:
+            raise InputError(
+                f"labels must be a list of {count} names, since the model has {count} classes: "
+                "load(..., labels=[...]) gives one that has others"
+            )
+        changed = dataclasses.replace(self._description, **changes)
+        try:
+            self._description = Bundle.from_dict(changed.to_dict())
+        except BundleError as error:
+            raise InputError(str(error)) from None
 
     def forget_training(self) -> None:
         """Take back what the description says of how the weights were trained, and how well."""
@@ -215,6 +221,7 @@ class TextClassifier(keras.Model):
             not isinstance(batch_size, (int, np.integer)) or batch_size < 1
         ):
             raise InputError(f"batch_size must be a positive integer, not {batch_size!r}")
+        self._attach_weights()
         outputs = np.empty((len(texts), width), np.float32)
         truncated = np.empty(len(texts), bool)
 
@@ -307,7 +314,8 @@ class TextClassifier(keras.Model):
             batch_size: texts a batch, 32 by default.
             epochs: passes over the texts.
             validation_data: `(texts, labels)` or `(texts, labels, sample_weight)`.
-            validation_split: fraction of the texts, at the end, to validate on.
+            validation_split: fraction of the texts, at the end, to validate on where there is no
+                `validation_data`.
             shuffle: whether batches are drawn anew each epoch.
             class_weight: dict from label, int or name, to weight.
             sample_weight: float `(n,)`.
@@ -318,17 +326,19 @@ class TextClassifier(keras.Model):
             says how the weights were trained.
         """
         if _is_dataset(x):
+            _check_alone(
+                y=y, sample_weight=sample_weight, validation_split=validation_split or None
+            )
             dataset = x
         else:
             texts = check_texts(x)
             labels, weights = self.label_ids(y, len(texts)), _weights(sample_weight)
-            if validation_split:
+            if validation_split and validation_data is None:
                 if not 0 < validation_split < 1:
                     raise InputError(f"validation_split is {validation_split}, not in 0 to 1")
                 cut = int(len(texts) * (1 - validation_split))
-                if validation_data is None:
-                    held = None if weights is None else weights[cut:]
-                    validation_data = (texts[cut:], labels[cut:], held)
+                held = None if weights is None else weights[cut:]
+                validation_data = (texts[cut:], labels[cut:], held)
                 texts, labels = texts[:cut], labels[:cut]
                 weights = None if weights is None else weights[:cut]
             if not len(texts):
@@ -375,6 +385,7 @@ class TextClassifier(keras.Model):
     ) -> Any:
         """Loss and metrics on texts and labels, as `keras.Model.evaluate` returns them."""
         if _is_dataset(x):
+            _check_alone(y=y, sample_weight=sample_weight)
             return super().evaluate(_for_keras(x), **kwargs)
         texts = check_texts(x)
         if not len(texts):
@@ -601,12 +612,22 @@ class TextClassifier(keras.Model):
         Raises: `InputError` for a quantized model.
         """
         self.check_whole()
-        values = {v.path: v.value for v in self.model.weights if "/lora_" not in v.path}
+        self._attach_weights()
+        values = {v.path: keras.ops.convert_to_numpy(v.value) for v in self.model.weights}
+        merged = {path: value for path, value in values.items() if "/lora_" not in path}
         for layer in inference.nested_layers(self.model):
             if getattr(layer, "lora_enabled", False):
+                # Keras's own sum is rounded to the precision that the layer computes in.
                 name = "embeddings" if hasattr(layer, "embeddings") else "kernel"
-                values[f"{layer.path}/{name}"] = getattr(layer, name)
-        return {path: keras.ops.convert_to_numpy(value) for path, value in values.items()}
+                a, b = (values[f"{layer.path}/lora_{name}_{x}"] for x in "ab")
+                scale = getattr(layer, "lora_alpha", layer.lora_rank) / layer.lora_rank
+                merged[f"{layer.path}/{name}"] = values[f"{layer.path}/{name}"] + scale * (a @ b)
+        return merged
+
+    def _attach_weights(self) -> None:
+        """On JAX, Keras's `fit` takes them out of the variables within an epoch."""
+        if hasattr(self, "jax_state_sync"):
+            self.jax_state_sync()
 
     def check_whole(self) -> None:
         """`InputError` where weights are quantized, which hardly a format here can hold."""
@@ -621,6 +642,13 @@ class TextClassifier(keras.Model):
 def _is_dataset(x: Any) -> bool:
     """Whether it is batches already: Keras's own, or TensorFlow's, as which Keras gets ours."""
     return isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec")
+
+
+def _check_alone(**beside: Any) -> None:
+    """`InputError` for what is given beside a dataset, where nothing would look at it."""
+    for name, value in beside.items():
+        if value is not None:
+            raise InputError(f"{name} goes with texts, not with a dataset, which has its own")
 
 
 def _weights(values: Any) -> np.ndarray | None:

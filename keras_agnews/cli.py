@@ -308,7 +308,7 @@ def _summary(name: str) -> dict[str, Any]:
 
 
 def _directory(name: str) -> Path:
-    directory = registry.find(name) or Path(name)
+    directory = registry.locate(name)
     if not (directory / bundle.CONFIG_FILE).is_file():
         known = ", ".join(registry.list_models())
         raise NotFoundError(f"{name!r} is neither a model of the zoo nor a bundle; known: {known}")
@@ -604,16 +604,17 @@ def _report(clf: TextClassifier, dataset: Dataset, predictions: list[Prediction]
 
 def _record(name: str, data: str, measured: dict[str, float], rows: int) -> None:
     """Put figures into a bundle's `config.json`, in place of older ones on the same data."""
-    directory = registry.find(name) or Path(name)
-    description = bundle.read(directory)
-    kept = [row for row in description.results if row.get("data") != data]
+    directory = registry.locate(name)
     new: list[dict[str, Any]] = [
         {"data": data, "rows": rows, "metric": metric, "value": round(value, 4)}
         for metric, value in measured.items()
     ]
     new[-1] |= {"value": round(new[-1]["value"]), "backend": os.environ["KERAS_BACKEND"]}
-    description = dataclasses.replace(description, results=(*new, *kept))
-    bundle.write_json(directory / bundle.CONFIG_FILE, description.to_dict())
+    with bundle.locked(directory):
+        description = bundle.read(directory)
+        kept = [row for row in description.results if row.get("data") != data]
+        description = dataclasses.replace(description, results=(*new, *kept))
+        bundle.write_json(directory / bundle.CONFIG_FILE, description.to_dict())
 
 
 def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Prediction], float]:
@@ -784,11 +785,12 @@ def train(
             base=base,
         )
     best = result["best_epoch"]
-    accuracy = result["history"][best - 1]["validation_accuracy"]
+    # Not the epoch's own: a difference to a base answers a little other than it.
+    figures = {row["metric"]: row["value"] for row in bundle.read(output).results}
     print_pairs(
         {
             "best epoch": f"{best} of {len(result['history'])}",
-            "validation accuracy": f"{accuracy:.2%}",
+            "validation accuracy": f"{figures['accuracy']:.2%}",
             "model": str(output),
         }
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,9 +59,18 @@ def difference(
 def apply(
     path: Path, base: Iterable[tuple[str, np.ndarray]], names: Iterable[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and float32 value of each of `names`: the base's value with what a delta file adds."""
-    left = list(names)
-    with open_safetensors(path) as file:
+    """Name and float32 value of each of `names`: the base's value with what a delta file adds.
+
+    The file is opened at once and read later: what is checked meanwhile is what is read, whoever
+    replaces it.
+    """
+    return _applied(open_safetensors(path), base, list(names))
+
+
+def _applied(
+    file: Any, base: Iterable[tuple[str, np.ndarray]], left: list[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    with file:
         stored = set(file.keys())
 
         def change(name: str) -> np.ndarray | float:

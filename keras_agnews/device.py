@@ -9,19 +9,27 @@ from pathlib import Path
 
 
 def device_name() -> str:
-    """The device of Keras's backend, e.g. `"GPU, NVIDIA H100"` or `"CPU, 2 x AMD EPYC"`."""
-    return cpu_name() if on_cpu() else gpu_name() or "GPU"
+    """The device of Keras's backend: `"GPU, NVIDIA H100"`, `"CPU, 2 x AMD EPYC"`, or `"MPS"`."""
+    kind = _kind()
+    if kind == "cpu":
+        return cpu_name()
+    return gpu_name() or "GPU" if kind in ("cuda", "gpu") else kind.upper()
 
 
 def on_cpu() -> bool:
     """Whether Keras's backend computes on processors alone."""
+    return _kind() == "cpu"
+
+
+def _kind() -> str:
+    """Where Keras's backend computes, as it names it: `"cpu"`, `"gpu"`, `"cuda"`, `"mps"`, ..."""
     import keras
 
     if keras.backend.backend() == "torch":  # of which Keras lists no devices
-        import torch
-
-        return not torch.cuda.is_available()
-    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
+        kind: str = keras.ops.convert_to_tensor(0.0).device.type
+        return kind
+    kinds = (device.partition(":")[0].lower() for device in keras.distribution.list_devices())
+    return next((kind for kind in kinds if kind != "cpu"), "cpu")
 
 
 def gpu_name() -> str | None:

@@ -31,6 +31,7 @@ class Teacher:
     Attributes:
         record: what a bundle's `recipe` says of them, as its `teachers` reads it; `None`
             for none.
+        sha256: of each one's weights, and of its difference to a base, as its config has them.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Teacher:
     ) -> None:
         self._settings, self._labels, self._base = settings, labels, base
         taught: list[str | dict[str, Any]] = []
+        self.sha256: list[list[str | None]] = []
         for source in settings.teachers:
             description = loading.open_checkpoint(source).description
             if set(description.labels) != set(labels):
@@ -48,6 +50,8 @@ class Teacher:
                     f"the teacher {source} has the labels {', '.join(description.labels)}, "
                     f"not {', '.join(labels)}"
                 )
+            pin = description.weights
+            self.sha256.append([] if pin is None else [pin.sha256, pin.delta_sha256])
             if registry.find(source) is not None or source.startswith(hub.SCHEME):
                 taught.append(source)
             else:

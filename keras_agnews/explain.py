@@ -19,12 +19,14 @@ from keras import ops
 from keras_agnews import batching
 from keras_agnews.classifier import Prediction, TextClassifier
 from keras_agnews.errors import InputError
+from keras_agnews.inference import with_values
 from keras_agnews.layers import (
     GruEncoder,
     SelfAttention,
     TransformerEncoder,
     activation_function,
 )
+from keras_agnews.models import built_here
 from keras_agnews.tokenizers import UNKNOWN
 
 # `run(points, mask, column)`: of points, float32 `(n, length, hidden)`, the logits `(n, classes)`,
@@ -86,7 +88,7 @@ def attention(clf: TextClassifier, text: str, label: str | None = None) -> Expla
     that the model does not know.
 
     Args:
-        clf: a classifier with an encoder of this package.
+        clf: a classifier of an architecture of this package.
         text: one text.
         label: the label to explain; the predicted one where left out.
 
@@ -94,7 +96,7 @@ def attention(clf: TextClassifier, text: str, label: str | None = None) -> Expla
         1 % of the sum of their magnitudes.
 
     Raises:
-        InputError: `clf` has no such encoder, `text` is not one str, or no such label.
+        InputError: `clf` is no such classifier, `text` is not one str, or no such label.
 
     Example:
 
@@ -240,12 +242,13 @@ def _walk(clf: TextClassifier) -> _Walk:
         walk(clf, layer)
         for layer in clf.model.layers
         for kind, walk in _WALKS.items()
-        if isinstance(layer, kind)
+        if isinstance(layer, kind) and built_here(clf.description)
     ]
     if len(walks) != 1:
         raise InputError(
             f"{clf.description.name} is of architecture {clf.description.builder!r} and has no "
-            f"{' or '.join(kind.__name__ for kind in _WALKS)}, so there is no attention to show"
+            f"{' or '.join(kind.__name__ for kind in _WALKS)} that is known here, so there is no "
+            "attention to show"
         )
     return walks[0]
 
@@ -316,9 +319,10 @@ def _jax(layer: keras.layers.Layer) -> Run:
     import jax
 
     @jax.jit
-    def compute(trainable: Any, other: Any, points: Any, mask: Any, column: Any) -> Any:
+    def compute(values: Any, points: Any, mask: Any, column: Any) -> Any:
         def total(points: Any) -> Any:
-            outputs, _ = layer.stateless_call(trainable, other, points, mask)
+            with with_values(layer, values):
+                outputs = layer(points, mask)
             return outputs[0][:, column].sum(), outputs
 
         (_, outputs), gradient = jax.value_and_grad(total, has_aux=True)(points)
@@ -326,9 +330,8 @@ def _jax(layer: keras.layers.Layer) -> Run:
 
     def run(points: np.ndarray, mask: np.ndarray, column: int) -> Any:
         # The weights are arguments: a constant in the program would go stale after `fit`.
-        trainable = [variable.value for variable in layer.trainable_variables]
-        other = [variable.value for variable in layer.non_trainable_variables]
-        return tuple(map(np.asarray, compute(trainable, other, points, mask, column)))
+        values = [variable.value for variable in layer.variables]
+        return tuple(map(np.asarray, compute(values, points, mask, column)))
 
     return run
 

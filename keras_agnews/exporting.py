@@ -20,7 +20,6 @@ from keras_agnews.graph_tokenizers import graph_tokenizer
 from keras_agnews.tokenizers import WordPieceTokenizer
 
 _SAVED_MODEL_FILE = "saved_model.pb"
-_NETWORKS = (".onnx", ".tflite")  # files from token ids, with the tokenizer in a file beside them
 
 
 def export(classifier: Any, path: Path) -> Path:
@@ -120,17 +119,11 @@ def _tflite(classifier: Any, path: Path) -> None:
 def _network(classifier: Any, path: Path, write: Callable[[Path], None]) -> None:
     """A file from token ids, by a rename, and beside it what makes them of texts, if it can be."""
     tokenizer, beside = classifier.tokenizer, path.with_name(huggingface.TOKENIZER_FILE)
-    whole = None
-    if isinstance(tokenizer, WordPieceTokenizer):
-        whole = huggingface.tokenizer_json(tokenizer, whole=True)
-        # One that differs may be replaced where it was this file's alone.
-        others = [x.name for x in path.parent.glob("*") if x.suffix in _NETWORKS and x != path]
-        kept = others or not path.exists()
-        if kept and beside.is_file() and beside.read_text(encoding="utf-8") != whole:
-            raise InputError(
-                f"{beside} is that of {', '.join(sorted(others)) or 'another model'}, and "
-                f"{path.name} needs a different one: export it into a directory of its own"
-            )
+    pieces = isinstance(tokenizer, WordPieceTokenizer)
+    whole = huggingface.tokenizer_json(tokenizer, whole=True) if pieces else None
+    others = huggingface.networks(path.parent) - {path.name}
+    if others or not path.exists():  # else it was this file's alone, and goes with it
+        huggingface.check_tokenizer(beside, whole, others, path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     passing = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
     try:
@@ -141,6 +134,7 @@ def _network(classifier: Any, path: Path, write: Callable[[Path], None]) -> None
     if whole is not None:
         bundle.write_text(beside, whole)
     else:
+        beside.unlink(missing_ok=True)
         warnings.warn(
             f"{path.name} has no {beside.name} beside it: the tokenizers library cannot do what "
             f"a {tokenizer.kind!r} tokenizer does; clf.tokenizer makes the ids",

@@ -138,7 +138,7 @@ def pull(
     snapshot = download(source, revision=revision)
     if local_dir is None:
         return snapshot.directory
-    target = Path(local_dir)
+    target = Path(local_dir).expanduser()
     if _is_bundle(snapshot.directory):
         origin = {"repository": snapshot.source, "revision": snapshot.revision}
         bundle.copy(snapshot.directory, target, origin)
@@ -152,14 +152,18 @@ def _copy_foreign(directory: Path, target: Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is not empty: give another local_dir or empty it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}", dir=target.parent) as scratch:
+    there = target.exists()
+    with tempfile.TemporaryDirectory(prefix=".", dir=target if there else target.parent) as scratch:
         passing = Path(scratch) / "model"
         for name in _names(directory):
             (passing / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(directory / name, passing / name)
-        if target.exists():
-            target.rmdir()
-        os.rename(passing, target)
+        if not there:
+            os.rename(passing, target)
+            return
+        # It may be somebody's working directory, and stays; what makes it a model comes last.
+        for path in sorted(passing.iterdir(), key=lambda path: path.name == bundle.CONFIG_FILE):
+            os.rename(path, target / path.name)
 
 
 def download(
@@ -197,7 +201,7 @@ def download(
     place = _record_file(repository, "" if blank else wanted)
     record = _read_record(place) if pinned else {}
     wanted = record.get("revision", "main") if blank else wanted
-    directory, declared = ask(
+    directory, declared, unheard = ask(
         repository,
         wanted,
         lambda client: _snapshot(client, repository, wanted, record.get("sha256", {})),
@@ -210,6 +214,7 @@ def download(
     names = _names(directory)
     for name in ("config.json", *pins):
         if name not in names:
+            _check_heard(repository, commit, name, unheard)
             raise NotFoundError(f"{SCHEME}{repository} has no {name} at {commit}; {_WAYS}")
     if lost := sorted(set(known) - set(names)):
         raise DownloadError(
@@ -224,6 +229,7 @@ def download(
     }
     # The client's cache may hold a pickle that another program has fetched.
     if _WEIGHTS.isdisjoint(names) and not _is_bundle(directory):
+        _check_heard(repository, commit, bundle.WEIGHTS_FILE, unheard)
         raise NotFoundError(
             f"{SCHEME}{repository} has no model.safetensors at {commit}, and a pytorch_model.bin "
             "is not taken from a hub, since it can hold code: choose a repository that has "
@@ -232,6 +238,15 @@ def download(
     if sums != record.get("sha256"):
         _write_record(place, {"source": SCHEME + repository, "revision": commit, "sha256": sums})
     return Snapshot(directory, SCHEME + repository, commit)
+
+
+def _check_heard(repository: str, commit: str, missing: str, unheard: str) -> None:
+    """`DownloadError` where the Hub was not asked: it may have what the cache lacks."""
+    if unheard:
+        raise DownloadError(
+            f"{missing} of {SCHEME}{repository} at {commit} is not in the cache, and the Hub could "
+            f"not be asked for it ({unheard}); {_WAYS}"
+        )
 
 
 def resolve_tfhub(handle: str) -> Path:
@@ -274,13 +289,18 @@ def origin(directory: Path) -> dict[str, str] | None:
     return {"repository": f"{SCHEME}{user}/{name}", "revision": commit}
 
 
+def leads_out(directory: Path, name: str) -> bool:
+    """Whether a file of a directory is a link out of it, or out of the client's cache."""
+    # The client links to blobs in its cache, which is three folders up.
+    home = directory if origin(directory) is None else directory.absolute().parents[2]
+    return not (directory / name).resolve().is_relative_to(home.resolve())
+
+
 def _names(directory: Path) -> list[str]:
     """The files of a snapshot that are ours to read; `DownloadError` where one lies elsewhere."""
     names = _present(directory)
-    # The client links to blobs in its cache, which is three folders up.
-    cache = directory.resolve().parents[2]
     for name in names:
-        if not (directory / name).resolve().is_relative_to(cache):
+        if leads_out(directory, name):
             raise DownloadError(
                 f"{directory / name} is a link that leads out of the cache, and is not followed: "
                 "delete that directory and fetch it again"
@@ -301,8 +321,8 @@ def _present(directory: Path) -> list[str]:
 
 def _snapshot(
     client: Any, repository: str, revision: str, files: Iterable[str]
-) -> tuple[Path, dict[str, str]]:
-    """The directory of a revision, and what the Hub says of its files where it was asked.
+) -> tuple[Path, dict[str, str], str]:
+    """The directory of a revision, what the Hub says of its files, and why where it says nothing.
 
     It has `files` at least where the Hub can be asked.
     """
@@ -318,7 +338,7 @@ def _snapshot(
     with contextlib.suppress(FileNotFoundError):  # nothing cached, or not all that it knows of
         local = Path(get(local_files_only=True))
     if pinned and local and files and all((local / name).is_file() for name in files):
-        return local, {}
+        return local, {}, ""
     try:
         there = listing(client, repository, revision)
     except Exception as error:
@@ -330,13 +350,13 @@ def _snapshot(
                 f"{local.name}, which was its {revision} when it was last seen",
                 stacklevel=6,
             )
-        return local, {}
+        return local, {}, _reason(error)
     # By its name, so that the client remembers what that was, for when we are offline. It then
     # asks by itself, and takes its cache's word without a warning where it gets no answer.
     directory = Path(retried(get))
     if directory.name != there.revision:
         directory = Path(retried(functools.partial(get, revision=there.revision)))
-    return directory, there.sums
+    return directory, there.sums, ""
 
 
 def listing(client: Any, repository: str, revision: str) -> Listing:
@@ -437,7 +457,7 @@ def verify(
             "revision": snapshot.revision,
         }
     else:
-        directory = registry.find(str(source)) or Path(source)
+        directory = registry.locate(source)
         if not (directory / bundle.CONFIG_FILE).is_file():
             raise NotFoundError(f"{directory} is neither a model's directory nor an address")
         place = origin(directory)

@@ -70,18 +70,26 @@ def compute_in_bfloat16(model: keras.Model) -> list[tuple[keras.layers.Layer, An
     return before
 
 
+def with_values(layer: keras.layers.Layer, values: list[Any]) -> Any:
+    """A context in which the variables of a layer, as `layer.variables`, have these values.
+
+    `stateless_call` takes two lists, trainable and not: a program compiled from these would take
+    one weight for another once a layer is frozen.
+    """
+    return keras.StatelessScope(list(zip(layer.variables, values, strict=True)))
+
+
 def _jax(model: keras.Model) -> Forward:
     import jax
 
     @jax.jit
-    def forward(trainable: list[Any], other: list[Any], inputs: Inputs) -> Any:
-        return model.stateless_call(trainable, other, inputs, training=False)[0]
+    def forward(values: list[Any], inputs: Inputs) -> Any:
+        with with_values(model, values):
+            return model(inputs, training=False)
 
     def run(inputs: Inputs) -> np.ndarray:
         # The weights are arguments: a constant in the program would go stale after `fit`.
-        trainable = [variable.value for variable in model.trainable_variables]
-        other = [variable.value for variable in model.non_trainable_variables]
-        return np.asarray(forward(trainable, other, inputs))
+        return np.asarray(forward([variable.value for variable in model.variables], inputs))
 
     return run
 

@@ -104,10 +104,15 @@ class _Layer(keras.layers.Layer):
         return Dense(
             units,
             use_bias=use_bias,
-            kernel_initializer=TransformerInitializer(self.initializer_range),
+            kernel_initializer=self._initializer,
             dtype=self.dtype_policy,
             name=name,
         )
+
+    @property
+    def _initializer(self) -> TransformerInitializer:
+        """A new one for each weight: Keras draws the seed when one is made, not when it is used."""
+        return TransformerInitializer(self.initializer_range)
 
     def _norm(self, name: str) -> keras.layers.LayerNormalization:
         return keras.layers.LayerNormalization(
@@ -150,7 +155,8 @@ class Dropout(keras.layers.Dropout):
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        if keras.backend.backend() != "torch" or not training or not 0 < self.rate < 1:
+        plain = self.noise_shape is None and self.seed is None and 0 < self.rate < 1
+        if keras.backend.backend() != "torch" or not training or not plain:
             return super().call(inputs, training=training)
         import torch
 
@@ -200,19 +206,19 @@ class _BidirectionalGru(keras.layers.Layer):
 
     Args:
         units: width of a state of each.
-        initializer: of the input kernels.
+        initializer_range: standard deviation of the initial input kernels.
 
     Call arguments: `inputs` float `(batch, length, n)`, `mask` bool `(batch, length)`.
 
     Returns: float `(batch, length, 2 * units)`.
     """
 
-    def __init__(self, units: int, initializer: Any, **kwargs: Any) -> None:
+    def __init__(self, units: int, initializer_range: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.from_start, self.from_end = (
             Gru(
                 units,
-                kernel_initializer=initializer,
+                kernel_initializer=TransformerInitializer(initializer_range),
                 recurrent_initializer=RecurrentInitializer(),
                 return_sequences=True,
                 go_backwards=direction == "backward",
@@ -268,7 +274,6 @@ class TransformerEmbedding(_Layer):
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         super().__init__(arguments, **kwargs)
-        self._initializer = TransformerInitializer(initializer_range)
         self.tokens = keras.layers.Embedding(
             vocabulary_size,
             hidden_size,
@@ -728,6 +733,7 @@ class AdditiveAttention(_Layer):
         mask: bool `(batch, length)`, true at states that may be attended to; optional: the mask
             that Keras has attached to the states, else all of them.
         return_weights: whether to return the weights too.
+        states_mask: not to be given: where there is a query, Keras passes its own mask here.
 
     Returns: float `(batch, queries, width)`, for each query the weighted mean of the states, zeros
     where none may be attended to; and the weights, float32 `(batch, queries, length)`, whose rows
@@ -758,12 +764,17 @@ class AdditiveAttention(_Layer):
             self.query_projection.build(query_shape)
         self.score = self.add_weight(
             shape=(self.units,),
-            initializer=TransformerInitializer(self.initializer_range),
+            initializer=self._initializer,
             name="score",
         )
 
     def call(
-        self, states: Any, query: Any = None, mask: Any = None, return_weights: bool = False
+        self,
+        states: Any,
+        query: Any = None,
+        mask: Any = None,
+        return_weights: bool = False,
+        states_mask: Any = None,
     ) -> Any:
         if (query is None) != (self.query_projection is None):
             raise ValueError(
@@ -771,7 +782,7 @@ class AdditiveAttention(_Layer):
                 f"is now {'given' if query is not None else 'missing'}"
             )
         if mask is None:
-            mask = getattr(states, "_keras_mask", None)
+            mask = states_mask
         hidden = ops.expand_dims(self.states_projection(states), 1)
         if self.query_projection is not None:
             hidden = hidden + ops.expand_dims(self.query_projection(query), 2)
@@ -798,7 +809,12 @@ class AdditiveAttention(_Layer):
         """None: what it returns has no position that could be padding."""
 
     def compute_output_spec(
-        self, states: Any, query: Any = None, mask: Any = None, return_weights: bool = False
+        self,
+        states: Any,
+        query: Any = None,
+        mask: Any = None,
+        return_weights: bool = False,
+        states_mask: Any = None,
     ) -> Any:
         leading = (states.shape[0],) if query is None else tuple(query.shape[:2])
         context = keras.KerasTensor((*leading, states.shape[2]), dtype=self.compute_dtype)
@@ -844,17 +860,16 @@ class GruEncoder(_Encoder):
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         super().__init__(arguments, **kwargs)
-        initializer = TransformerInitializer(initializer_range)
         self.embedding = keras.layers.Embedding(
             vocabulary_size,
             embedding_size,
-            embeddings_initializer=initializer,
+            embeddings_initializer=self._initializer,
             dtype=self.dtype_policy,
             name="embedding",
         )
         self.gru_layers = [
             _BidirectionalGru(
-                hidden_size // 2, initializer, dtype=self.dtype_policy, name=f"gru_{i}"
+                hidden_size // 2, initializer_range, dtype=self.dtype_policy, name=f"gru_{i}"
             )
             for i in range(layers)
         ]

@@ -84,10 +84,12 @@ class DeltaCheckpoint:
             if shapes.get(name) != shape:
                 raise BundleError(f"{path}: {name} has shape {shapes.get(name)}, wanted is {shape}")
         encoder = self.description.config.encoder_variables()
+        of_base = {name: shape for name, shape in wanted.items() if name in encoder}
+        # Before the checks, which are then of what is read.
+        applied = delta.apply(path, self.base.arrays(of_base), wanted)
         delta.check_file(path, shapes, set(shapes) - set(encoder))
         bundle.check_sha256(path, weights.delta_sha256 or "", "weights.delta_sha256")
-        encoder = {name: shape for name, shape in wanted.items() if name in encoder}
-        return delta.apply(path, self.base.arrays(encoder), wanted)
+        return applied
 
 
 def load(
@@ -110,8 +112,8 @@ def load(
             source, whose encoder (and, where its labels agree, head) is taken.
         labels: other labels than the model's; its head is then new, and a warning says so.
         max_length: cut texts at so many tokens.
-        base: directory that has the pretrained base which the entry pins on a hub; its SHA-256
-            must be the pinned one.
+        base: directory that has the pretrained base which the entry, or what `weights` names,
+            pins on a hub; its SHA-256 must be the pinned one.
         mixed_precision: compute in bfloat16, with weights and logits in float32. On a processor
             that has instructions for it, and on a GPU, PyTorch is then faster; an answer changes
             in its third digit.
@@ -215,7 +217,8 @@ def open_weights(
     if weights is None:
         return None
     if weights not in ("best", "pretrained"):
-        return open_checkpoint(weights, getattr(origin.description.config, "pooling", None))
+        pooling = getattr(origin.description.config, "pooling", None)
+        return open_weights(open_checkpoint(weights, pooling), "best", base)
     if weights == "best" and (pin is None or pin.source is None):
         return origin
     found = open_base(origin.description, base)
@@ -306,7 +309,7 @@ def _locate(source: str | os.PathLike[str]) -> Path:
     if isinstance(source, str):
         if (found := registry.find(source)) is not None:
             return found
-        if re.match(r"[a-z_]+:", source):
+        if re.match("[a-z_]{2,}:", source):
             raise NotFoundError(
                 f"{source}: this version loads names, paths, hf://, tfhub: and keras_hub:"
             )

@@ -7,8 +7,6 @@ classifier, so that the classifier itself stays a plain model, into which the pr
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 
@@ -30,29 +28,22 @@ class LowRankCopy:
         self._original = original
         with weights_follow():
             self.classifier = TextClassifier(original.description, original.tokenizer)
-        _assign(self.classifier, {v.path: v.value for v in original.model.weights})
+        _assign(self.classifier, original.arrays())
         encoder = self.classifier.encoder
         for variable in encoder.weights:
             variable.trainable = len(variable.shape) < 2
         if settings.mixed_precision:
             compute_in_bfloat16(self.classifier.model)
-        self._dense: dict[str, keras.layers.Dense] = {}
-        for layer in nested_layers(encoder):
-            if isinstance(layer, keras.layers.Dense):
-                self._dense[f"{layer.path}/kernel"] = layer
-                seed = settings.seed + len(self._dense)
-                layer.enable_lora(
-                    settings.delta_rank, a_initializer=keras.initializers.HeUniform(seed)
-                )
+        dense = [x for x in nested_layers(encoder) if isinstance(x, keras.layers.Dense)]
+        for seed, layer in enumerate(dense, settings.seed + 1):
+            layer.enable_lora(settings.delta_rank, a_initializer=keras.initializers.HeUniform(seed))
 
     def merge(self) -> None:
         """Give the original the weights of the copy, kernels with what was added to them."""
-        values = {v.path: v.value for v in self.classifier.model.weights}
-        values |= {path: layer.kernel for path, layer in self._dense.items()}
-        _assign(self._original, values)
+        _assign(self._original, self.classifier.arrays())
 
 
-def _assign(classifier: TextClassifier, values: dict[str, Any]) -> None:
+def _assign(classifier: TextClassifier, values: dict[str, np.ndarray]) -> None:
     for variable in classifier.model.weights:
         # A copy: in a step of training, JAX takes the memory of what it replaces.
-        variable.assign(np.array(keras.ops.convert_to_numpy(values[variable.path])))
+        variable.assign(np.array(values[variable.path]))

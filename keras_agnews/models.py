@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_agnews.configs import GruConfig, TransformerConfig
+from keras_agnews.configs import BertConfig, GruConfig, TransformerConfig
 from keras_agnews.layers import GruEncoder, TransformerEncoder, TransformerInitializer
 
 
@@ -32,8 +32,6 @@ def transformer(config: TransformerConfig, classes: int) -> keras.Model:
     outputs = encoder(inputs, positions=1 if config.pooling == "first" else None)
     if config.pooling == "first" and not config.pooler:
         hidden = outputs["sequence_output"][:, 0]
-    elif config.pooling == "mean" and config.pooler:
-        raise ValueError("a model that pools by mean has no use for a pooler: pooler=False")
     else:
         hidden = outputs["default"]
 
@@ -71,6 +69,11 @@ def gru(config: GruConfig, classes: int) -> keras.Model:
         classes, kernel_initializer=initializer, dtype="float32", name="logits"
     )
     return keras.Model(inputs, dense(hidden), name=config.builder)
+
+
+def built_here(description: Any) -> bool:
+    """Whether a `Bundle` is of an architecture of ours: a third party's may have our config."""
+    return description.builder in {c.builder for c in (TransformerConfig, BertConfig, GruConfig)}
 
 
 def initial_value(config: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -51,8 +51,9 @@ def push(
     """Share a model: one commit with its config, weights, vocabulary and card.
 
     Files that the repository has already are not sent again, and without any there is no commit.
-    A card that a person has written is kept: see `card.render`. A push that failed can be
-    repeated, and then ends as if it had not failed.
+    A card that a person has written is kept: see `card.render`. Where the repository and the
+    directory have one each, their metadata come together, and where they differ the repository's
+    stay, with a warning. A push that failed can be repeated, and then ends as if it had not failed.
 
     Args:
         model: a classifier, the directory of a bundle, or the name of an entry.
@@ -68,7 +69,7 @@ def push(
 
     Raises:
         InputError: an argument that does not fit, or a tag that is taken.
-        BundleError: the directory is not a whole bundle.
+        BundleError: the directory is not a whole bundle, or a card cannot be read.
         NotFoundError: the Hub has no such repository or revision for us.
         UploadError: the Hub refused, cannot be reached, or the branch has moved meanwhile.
 
@@ -95,7 +96,7 @@ def push(
             if not isinstance(model, (str, os.PathLike)):
                 kind = type(model).__name__
                 raise InputError(f"push wants a classifier or a bundle's directory, not {kind}")
-            directory = registry.find(str(model)) or Path(model)
+            directory = registry.locate(model)
         job = _Job(directory, name, branch, private, create_pr, tag, license, dry_run)
         job.message = commit_message or f"Push {job.description.name} with keras_agnews"
         return job.run()
@@ -131,18 +132,19 @@ class _Job:
         if beside := described.weights.beside:
             name = bundle.DELTA_FILE if described.weights.delta else bundle.WEIGHTS_FILE
             self.files[name] = directory / beside
-        home = directory.resolve() if hub.origin(directory) is None else Path("/")
-        for file in self.files.values():
-            if isinstance(file, Path) and not file.resolve().is_relative_to(home):
-                raise InputError(f"{file} is a link that leads out of {directory}: copy the file")
         own = directory / bundle.CARD_FILE
-        self.card = own.read_text(encoding="utf-8") if own.is_file() else None
+        for file in (*self.files.values(), own):
+            if isinstance(file, Path) and hub.leads_out(directory, file.name):
+                raise InputError(f"{file} is a link that leads out of {directory}: copy the file")
+        self.card = card.read(own) if own.is_file() else None
+        self.names = f"{bundle.CARD_FILE} of {self.address}", str(own)
 
     def run(self) -> Pushed:
         """Push, tag, and say what was done."""
         there = self._ask(self._ready)
+        self.files[bundle.CARD_FILE] = self._card(there).encode("utf-8")
         if there is None:
-            return Pushed(self.address, "", {p: _size(c) for p, c in self._with_card(None).items()})
+            return Pushed(self.address, "", {p: _size(c) for p, c in self.files.items()})
         changed = self._changed(there)
         if self.tag and not self.dry_run:
             self._check_tag(there.revision if not changed else "")
@@ -227,7 +229,7 @@ class _Job:
                 now = hub.listing(client, self.name, self.branch)
                 if now.revision == there.revision:
                     raise
-                if not self._changed(now, there):
+                if not self._changed(now):
                     return Pushed(self.address, now.revision, pushed.files)
                 raise UploadError(
                     f"{self.branch} of {self.address} has moved from {there.revision} to "
@@ -239,19 +241,16 @@ class _Job:
         again = (lambda call: call()) if self.create_pr else hub.retried
         return self._ask(lambda client: again(lambda: settled(client)))
 
-    def _changed(
-        self, there: hub.Listing, before: hub.Listing | None = None
-    ) -> dict[str, bytes | Path]:
+    def _changed(self, there: hub.Listing) -> dict[str, bytes | Path]:
         """The files that the Hub has not, or has otherwise."""
-        files = self._with_card(before or there)
         return {
             path: content
-            for path, content in files.items()
+            for path, content in self.files.items()
             if not there.sums.get(path) or not hub.matches(content, there.sums[path])
         }
 
-    def _with_card(self, there: hub.Listing | None) -> dict[str, bytes | Path]:
-        """The files, with the card that comes of this one and the Hub's."""
+    def _card(self, there: hub.Listing | None) -> str:
+        """The card that comes of this one and the Hub's."""
         theirs = None
         if there is not None and bundle.CARD_FILE in there.sums:
             path = self._ask(
@@ -263,19 +262,32 @@ class _Job:
             )
             if not hub.matches(Path(path), there.sums[bundle.CARD_FILE]):
                 raise UploadError(f"{path} is damaged: delete it and push again")
-            theirs = Path(path).read_text(encoding="utf-8")
-        kept = self.card
-        if theirs is not None and (card.words(theirs) or not card.words(kept or "")):
-            kept = theirs
-            mine = self.card is not None and card.words(self.card)
-            if mine and card.words(theirs) != card.words(self.card or ""):
-                warnings.warn(
-                    f"README.md of {self.address} and yours are both written by hand and differ: "
-                    "the Hub's is kept; bring yours into it on its page",
-                    stacklevel=6,
-                )
-        text = card.render(self.description, self.address, kept, self.license)
-        return self.files | {bundle.CARD_FILE: text.encode("utf-8")}
+            theirs = card.read(Path(path), self.names[0])
+        cards = zip((None, theirs, self.card), ("", *self.names), strict=True)
+        plain, hubs, own = (
+            card.render(self.description, self.address, existing, self.license, name)
+            for existing, name in cards
+        )
+        if theirs is None:
+            return own
+        if self.card is None:
+            return hubs
+        by_others, by_us = card.words(hubs), card.words(own)
+        if by_others and by_us and by_others != by_us:
+            warnings.warn(
+                f"{self.names[0]} and yours are both written by hand and differ: "
+                "the Hub's is kept; bring yours into it on its page",
+                stacklevel=4,
+            )
+        kept = own if by_us and not by_others else hubs
+        text, differing = card.with_metadata(kept, hubs, own, plain)
+        if differing:
+            warnings.warn(
+                f"the metadata of {self.names[0]} and of yours differ in {', '.join(differing)}: "
+                "the Hub's are kept; change them on its page",
+                stacklevel=4,
+            )
+        return text
 
     def _check_tag(self, may_be: str) -> None:
         """A tag that is taken is told before anything is sent."""

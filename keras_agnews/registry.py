@@ -139,6 +139,12 @@ def find(name: str) -> Path | None:
     return (_shipped() | _directories).get(name)
 
 
+def locate(source: str | os.PathLike[str]) -> Path:
+    """The directory that a name or a path stands for, there or not; a `Path` is never a name."""
+    found = find(source) if isinstance(source, str) else None
+    return found or Path(source).expanduser()
+
+
 @functools.cache
 def _shipped() -> dict[str, Path]:
     return _bundles_in(zoo_directory())

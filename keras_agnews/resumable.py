@@ -28,6 +28,7 @@ from keras_agnews.tensor_files import open_safetensors, save_tensors
 CHECKPOINT_SECONDS = 1_800.0
 CHUNK = 2_048  # rows that a kill may cost
 LINE_SECONDS = 60.0
+_GENERATORS = ("torch_rng", "cuda_rng")
 Advance = Callable[[int, str], None]
 
 
@@ -66,7 +67,7 @@ class ResumableFit:
         self.path, self.identity, self.stage = path, identity, stage
         self.history: list[dict[str, Any]] = []
         self.preparation: dict[str, float] = {}
-        self.torch_rng: np.ndarray | None = None
+        self.generators: dict[str, np.ndarray] = {}
         self.closed = False
         self._next = (0, 0)  # epoch and batch
         self._started = self._spent = 0.0  # when this epoch was, and seconds of it before that
@@ -185,17 +186,20 @@ class ResumableFit:
                         "without resume"
                     )
                 variable.assign(value)
-            if "torch_rng" in stored:
-                self.torch_rng = file.get_tensor("torch_rng").copy()
+            self.generators = {
+                name: file.get_tensor(name).copy() for name in _GENERATORS if name in stored
+            }
         return True
 
     def _state(self) -> Iterator[tuple[str, np.ndarray]]:
         for name, variable in self._variables():
             yield name, np.array(ops.convert_to_numpy(variable.value), order="C")
-        if keras.backend.backend() == "torch":  # its dropout draws from PyTorch's own generator
+        if keras.backend.backend() == "torch":  # its dropout draws from PyTorch's own generators
             import torch
 
             yield "torch_rng", torch.get_rng_state().numpy()
+            if torch.cuda.is_initialized():  # one for each GPU
+                yield "cuda_rng", torch.stack(torch.cuda.get_rng_state_all()).numpy()
 
     def _variables(self) -> Iterator[tuple[str, Any]]:
         for group, variables in (
@@ -221,10 +225,13 @@ class _Watcher(keras.callbacks.Callback):
         if batch == 0 and keras.backend.backend() == "torch":
             import torch
 
-            if self._run.torch_rng is None or not self._first:
+            generators = self._run.generators if self._first else {}
+            if not generators:
                 torch.manual_seed((self._run.settings.seed << 16) + self._epoch)
             else:
-                torch.set_rng_state(torch.from_numpy(self._run.torch_rng))
+                torch.set_rng_state(torch.from_numpy(generators["torch_rng"]))
+            if "cuda_rng" in generators and torch.cuda.is_initialized():
+                torch.cuda.set_rng_state_all(list(torch.from_numpy(generators["cuda_rng"])))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         run, done = self._run, self._first + batch + 1

@@ -90,7 +90,11 @@ def recorded_plan(description: Bundle, given: dict[str, Any]) -> Plan:
     values = recipe | choices | {"weights": start, "validation": None, "max_length": None}
     teacher = given.get("teacher")
     if teacher is not None:
-        names = [loading.open_checkpoint(s).description.name for s in teacher.split(",")]
+        recorded_names = {one.name for one in description.teachers}
+        names = [
+            source if source in recorded_names else loading.open_checkpoint(source).description.name
+            for source in map(str.strip, teacher.split(","))
+        ]
         given = given | {"teacher": ",".join(names)}
     for name, value in given.items():
         if name != "recipe" and value is not None and value != values[name]:

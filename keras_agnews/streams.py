@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-# Standard input is read until there is so much, or so many seconds bring no more; and answered
-# so many lines at a time.
+# Standard input is read until there is so much, or so many seconds bring no more, and for so many
+# seconds at the longest; and answered so many lines at a time.
 _READ_BYTES = 1 << 20
 _PATIENCE = 0.005
+_LONGEST = 0.05
 _BATCH_LINES = 4_096
 
 
@@ -38,12 +40,13 @@ def _chunks(stream: BinaryIO) -> Iterator[bytes]:
     """What a slow writer has written, at once; of a fast one, about `_READ_BYTES` at a time."""
     read: Callable[[int], bytes] = stream.read1  # type: ignore[attr-defined]
     while chunk := read(_READ_BYTES):
-        parts = [chunk]
+        parts, size, end = [chunk], len(chunk), time.monotonic() + _LONGEST
         # A pipe holds 64 KiB, too little for a good batch, and is filled again in no time.
-        while sum(map(len, parts)) < _READ_BYTES and _more_comes(stream):
+        while size < _READ_BYTES and time.monotonic() < end and _more_comes(stream):
             if not (chunk := read(_READ_BYTES)):
                 break
             parts.append(chunk)
+            size += len(chunk)
         yield b"".join(parts)
 
 

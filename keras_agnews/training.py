@@ -23,7 +23,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_agnews import batching, bundle, card, loading
+from keras_agnews import batching, bundle, card, delta, loading
 from keras_agnews.augmentation import crop, cut_openings
 from keras_agnews.classifier import TextClassifier, check_texts, softmax
 from keras_agnews.data import Dataset
@@ -36,12 +36,14 @@ from keras_agnews.metrics import calibration_error, fit_temperature
 from keras_agnews.pretraining import check_encoder, pretrain
 from keras_agnews.recipes import Recipe, make_recipe, mixed_precision
 from keras_agnews.resumable import NotFiniteError, ResumableFit, compute_once
+from keras_agnews.tensor_files import save_tensors
 
 CHECKPOINT_FILE, LOG_FILE, CURVES_FILE = "checkpoint.safetensors", "log.csv", "curves.png"
 _PRETRAINING_FILE, _PRETRAINING_LOG = "pretraining.safetensors", "pretraining.csv"
 _FEATURES_FILE, _ANSWERS_FILE = "features.npy", "teacher.npy"
+_DIFFERENCE_FILE = "difference.safetensors"
 # What only an unfinished run has.
-_PASSING = (_PRETRAINING_FILE, _FEATURES_FILE, _ANSWERS_FILE)
+_PASSING = (_PRETRAINING_FILE, _FEATURES_FILE, _ANSWERS_FILE, _DIFFERENCE_FILE)
 _LOG_FIELDS = (
     "epoch",
     "loss",
@@ -144,6 +146,9 @@ class _Full:
         """What is to do before the first epoch: nothing; gives the seconds that it took."""
         return 0.0
 
+    def release(self) -> None:
+        """Let go of what `prepare` has taken: Windows removes no file that is mapped."""
+
     def finish_epoch(self) -> None:
         """Give the classifier what was trained; here it is what is trained."""
 
@@ -183,7 +188,7 @@ class _Head(_Full):
         self.model = keras.Model(inputs, hidden, name="head")
         self._forward = compile_forward(self.model)
         self._width = first.input.shape[-1]
-        self._features = np.zeros((0, self._width), np.float32)
+        self.release()
         self.dataset = batching.Batches(
             np.ones(len(texts), np.int32),
             labels,
@@ -206,6 +211,9 @@ class _Head(_Full):
             progress,
         )
         return seconds
+
+    def release(self) -> None:
+        self._features = np.zeros((0, self._width), np.float32)
 
     def validator(self, texts: Sequence[str]) -> Callable[[], np.ndarray]:
         features = self.classifier.features(texts)
@@ -300,17 +308,29 @@ class _Run:
         if settings.teacher is not None:
             loss = keras.losses.CategoricalCrossentropy(from_logits=True)
         self.fit.compile(loss, metrics=["accuracy"])
-        if not self.fit.restore():
-            self._start(progress)
-        if self.fit.closed and self._stored():
-            return self._report()
-        if not self.fit.finished:
-            path = self._path(_FEATURES_FILE)
-            self.fit.preparation["features"] = self.job.prepare(path, self.digest, progress)
-            if settings.teacher is not None:
-                self.job.dataset.labels = self._targets(progress)
-        validate = None if self.held is None else self.job.validator(self.held[0])
-        before = None if self.fit.history else self._weights()
+        before: tuple[bundle.Bundle, list[np.ndarray]] | None
+        before = self.classifier.description, self._weights()
+        try:
+            if not self.fit.restore():
+                self._start(progress)
+            stored = self.fit.finished and self._stored()
+            if stored and self.fit.closed:
+                return self._report()
+            if not self.fit.finished:
+                path = self._path(_FEATURES_FILE)
+                self.fit.preparation["features"] = self.job.prepare(path, self.digest, progress)
+                if settings.teacher is not None:
+                    self.job.dataset.labels = self._targets(progress)
+            validate = None if self.held is None else self.job.validator(self.held[0])
+        except BaseException:
+            self._give_back(*before)
+            raise
+        if stored:
+            return self._close()
+        if self.fit.history:
+            before = None
+        # A run that is interrupted leaves weights of which nothing is known.
+        self.classifier.forget_training()
         try:
             for row in self.fit.epochs(progress):
                 self.job.finish_epoch()
@@ -319,24 +339,33 @@ class _Run:
         except NotFiniteError as error:
             kept = "the weights are those before the run"
             if before is not None:
-                self._assign(before)
+                self._give_back(*before)
             else:
                 self._take_best()
                 kept = f"the weights of epoch {(self.best or 0) + 1} are kept"
             raise TrainingError(
                 f"{error}: {kept}; try a lower learning_rate than {settings.learning_rate:g}"
             ) from None
+        finally:
+            self.job.release()
         self._take_best()
-        if self.best is not None:
-            self._describe(self.fit.history[self.best])
-        if self.directory is not None:
+        if self.directory is None:
+            return self._report()
+        if settings.delta_rank is None:
             self.classifier.save_bundle(self.directory, self.dtype)
-            if settings.delta_rank is not None:
-                self._keep_difference(settings.delta_rank, validate)
-            _write_log(self.fit.history, self.directory / LOG_FILE)
-            _draw(self.fit.history, self.directory / CURVES_FILE)
-            self.fit.close()
-            self._clear()
+        else:
+            self._keep_difference(settings.delta_rank, validate)
+        return self._close()
+
+    def _close(self) -> dict[str, Any]:
+        """Write what lies beside the finished model, and take away what only the run needed."""
+        assert self.directory is not None
+        if self.settings.delta_rank is not None:
+            (self.directory / bundle.WEIGHTS_FILE).unlink(missing_ok=True)
+        _write_log(self.fit.history, self.directory / LOG_FILE)
+        _draw(self.fit.history, self.directory / CURVES_FILE)
+        self.fit.close()
+        self._clear()
         return self._report()
 
     def _report(self) -> dict[str, Any]:
@@ -360,12 +389,21 @@ class _Run:
         """Take the finished model, where it is stored as a difference of this rank already.
 
         What is read of one is not what was written, so it is not to be written again.
+
+        Raises: `TrainingError` where it is stored as one that has too little of the change.
         """
-        if self.directory is None or self.settings.delta_rank is None:
-            return False
+        assert self.directory is not None
         stored = bundle.read(self.directory)
-        done = stored.weights is not None and stored.weights.delta is not None
-        if not done or stored.recipe.get("delta_rank") != self.settings.delta_rank:
+        if stored.weights is None or stored.weights.delta is None:
+            return False
+        rank, wanted = stored.recipe.get("delta_rank", 0), self.settings.delta_rank
+        if wanted is None or wanted > rank:
+            raise TrainingError(
+                f"{self.directory} has the finished model as a difference of rank {rank}, of which "
+                f"{'the whole model' if wanted is None else f'one of rank {wanted}'} cannot be "
+                "made: start anew without resume, or load the one there"
+            )
+        if wanted < rank:
             return False
         self._read_back()
         self.classifier.describe(
@@ -376,6 +414,14 @@ class _Run:
     def _weights(self) -> list[np.ndarray]:
         weights = self.classifier.model.weights
         return [np.array(ops.convert_to_numpy(weight.value)) for weight in weights]
+
+    def _give_back(self, description: bundle.Bundle, weights: list[np.ndarray]) -> None:
+        self._assign(weights)
+        self.classifier.describe(
+            recipe=description.recipe,
+            results=description.results,
+            temperature=description.temperature,
+        )
 
     def _assign(self, values: list[np.ndarray]) -> None:
         for variable, value in zip(self.classifier.model.weights, values, strict=True):
@@ -436,10 +482,13 @@ class _Run:
         settings = self.settings
         if settings.recipe != "lora":  # it only says how the result is stored
             settings = dataclasses.replace(settings, delta_rank=None)
+        # A path says nothing of what lies there.
+        teachers = {"teacher_sha256": self.teacher.sha256} if self.teacher.sha256 else {}
         return {
             "backend": keras.backend.backend(),
             "model": self.classifier.description.name,
             **dataclasses.asdict(settings),
+            **teachers,
             "data": digest.hexdigest()[:16],
         }
 
@@ -470,6 +519,7 @@ class _Run:
             else:
                 self._describe(row)
                 self.classifier.save_bundle(self.directory)
+                self.classifier.forget_training()  # the next epoch moves the weights
         self.fit.checkpoint(row["epoch"], 0)
         if self.directory is not None:
             _write_log(history, self.directory / LOG_FILE)
@@ -480,8 +530,9 @@ class _Run:
         if self.directory is None:
             assert self.best_weights is not None
             self._assign(self.best_weights)
-            return
-        self._read_back()
+        else:
+            self._read_back()
+        self._describe(self.fit.history[self.best])
 
     def _read_back(self) -> None:
         """Take the weights of the bundle in the directory."""
@@ -505,21 +556,25 @@ class _Run:
         return loading.open_base(self.pinned, self.base)
 
     def _keep_difference(self, rank: int, validate: Callable[[], np.ndarray] | None) -> None:
-        """Store the difference to the base in place of the weights, and measure what that gives."""
+        """Store the difference to the base in place of the weights, with the figures that it has.
+
+        They are measured first, so that a kill leaves the whole weights or the finished model.
+        """
         assert self.directory is not None
-        assert self.best is not None
         encoder = self.pinned.config.encoder_variables()
-        self.classifier.save_bundle(
-            self.directory, base=self._open_base().arrays(encoder), rank=rank
+        change = delta.difference(self.classifier.arrays(), self._open_base().arrays(encoder), rank)
+        path = self.directory / _DIFFERENCE_FILE
+        save_tensors(change, path, path.with_name(f".{path.name}"))
+        variables = {variable.path: variable for variable in self.classifier.model.weights}
+        self.classifier.forget_training()
+        for name, value in delta.apply(path, self._open_base().arrays(encoder), variables):
+            variables[name].assign(value)
+        self._describe(self._validated(validate))
+        description, words = self.classifier.description, self.classifier.tokenizer.vocabulary
+        arrays = self.classifier.arrays()
+        card.write(
+            self.directory, bundle.write(self.directory, description, words, arrays, delta=change)
         )
-        (self.directory / bundle.WEIGHTS_FILE).unlink(missing_ok=True)
-        self._read_back()
-        row = self._validated(validate)
-        figures = {"results": self._results(row), "temperature": row["temperature"]}
-        self.classifier.describe(**figures)
-        stored = dataclasses.replace(bundle.read(self.directory), **figures)
-        bundle.write_json(self.directory / bundle.CONFIG_FILE, stored.to_dict())
-        card.write(self.directory, stored)
 
     def _describe(self, row: dict[str, Any]) -> None:
         """Let the classifier tell how it was trained and, of this epoch, how well."""

@@ -244,7 +244,8 @@ def tree(commit: Path) -> list[dict[str, Any]]:
 def _card_data(readme: Path) -> dict[str, Any]:
     if not readme.is_file():
         return {}
-    data: dict[str, Any] = huggingface_hub.ModelCard(readme.read_text()).data.to_dict()
+    text = readme.read_text("utf-8", "replace")
+    data: dict[str, Any] = huggingface_hub.ModelCard(text).data.to_dict()
     return data
 
 

@@ -127,7 +127,7 @@ def test_what_is_masked_does_not_matter(
     assert not weights[~there].any()
 
 
-def test_the_mask_that_keras_attaches_is_obeyed() -> None:
+def test_the_mask_that_keras_attaches_is_obeyed(tmp_path: Path) -> None:
     import keras
 
     from keras_agnews.layers import AdditiveAttention
@@ -145,10 +145,14 @@ def test_the_mask_that_keras_attaches_is_obeyed() -> None:
     ]
     model = keras.Model([ids, query], [pooled, asked])
     values = [np.array([[3, 4, 0, 0]], "int32"), np.ones((1, 2, QUERY_WIDTH), "float32")]
-    (_, one), (_, many) = model(values)
-    assert not numpy(one)[:, 2:].any()
-    assert not numpy(many)[..., 2:].any()
-    np.testing.assert_allclose(numpy(many).sum(axis=-1), 1, atol=1e-6)
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    # `predict` compiles: tensors are then JAX's tracers, which carry no attributes.
+    answers = [m.predict(values, verbose=0) for m in (model, again)]
+    for (_, one), (_, many) in (model(values), *answers):
+        assert not numpy(one)[:, 2:].any()
+        assert not numpy(many)[..., 2:].any()
+        np.testing.assert_allclose(numpy(many).sum(axis=-1), 1, atol=1e-6)
 
 
 def test_half_precision_keeps_the_weights_whole() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +215,10 @@ def test_a_card_is_written_anew_but_for_what_a_person_wrote(directory: Path) -> 
     path.write_text(broken, "utf-8")
     card.write(directory, first)  # metadata that nobody can read are not a reason to stop
     assert path.read_text("utf-8") == broken
+    other = text.encode() + b"caf\xe9\n"
+    path.write_bytes(other)
+    card.write(directory, first)  # nor is another encoding
+    assert path.read_bytes() == other
 
 
 def test_a_model_under_other_file_names_is_replaced(directory: Path) -> None:
@@ -769,6 +775,42 @@ def test_a_write_stopped_at_any_step_leaves_the_old_model_or_the_new(
     fresh: Callable[..., str], tmp_path: Path, how: str
 ) -> None:
     fresh(STOPPED, str(tmp_path / "model"), str(Path(__file__).parent), how)
+
+
+needs_locks = pytest.mark.skipif(
+    importlib.util.find_spec("fcntl") is None, reason="no directory can be locked on this system"
+)
+
+
+@needs_locks
+def test_a_second_writer_waits_for_the_first(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, others = tensor_files.save_tensors, list[Future[Any]]()
+    with ThreadPoolExecutor() as pool:
+
+        def saved(*arguments: Any) -> None:
+            save(*arguments)
+            if not others:
+                others.append(pool.submit(bundle.write, directory, *model(2)))
+                wait(others, timeout=0.5)
+
+        monkeypatch.setattr(bundle, "save_tensors", saved)
+        bundle.write(directory, *model(1))
+    others[0].result()
+    assert contents(directory) == expected(2)
+    assert names(directory) == FILES
+
+
+@needs_locks
+def test_many_writers_leave_a_whole_model(directory: Path) -> None:
+    def write(version: int) -> None:
+        card.write(directory, bundle.write(directory, *model(version)))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(1, 41)))  # none of which fails
+    assert contents(directory) in [expected(version) for version in range(1, 41)]
+    assert names(directory) == FILES | {"README.md"}
 
 
 WRITER = """

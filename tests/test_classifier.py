@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,28 @@ def test_fit_validates_and_resets_the_temperature() -> None:
         model.fit(TEXTS, LABELS, validation_data=([], []), verbose=0)
 
 
+def test_fit_loses_nothing_in_silence(clf: Any) -> None:
+    seen: list[int] = []
+
+    class Counting(type(clf)):  # type: ignore[misc]
+        def dataset(self, texts: Any, *args: Any, **kwargs: Any) -> Any:
+            seen.append(len(texts))
+            raise InterruptedError
+
+    model = Counting(clf.description, clf.tokenizer)
+    with pytest.raises(InterruptedError):
+        model.fit(TEXTS, LABELS, validation_data=(TEXTS, LABELS), validation_split=0.5)
+    assert seen == [len(TEXTS)]
+    ready = clf.dataset(TEXTS, clf.label_ids(LABELS, len(TEXTS)))
+    weights = np.ones(len(TEXTS))
+    for options in ({"y": LABELS}, {"sample_weight": weights}, {"validation_split": 0.5}):
+        with pytest.raises(InputError, match=f"{next(iter(options))} .* dataset"):
+            clf.fit(ready, **options)
+    for options in ({"y": LABELS}, {"sample_weight": weights}):
+        with pytest.raises(InputError, match=f"{next(iter(options))} .* dataset"):
+            clf.evaluate(ready, **options)
+
+
 def test_every_weight_of_a_row_or_a_class_counts() -> None:
     model = keras_agnews.load("tiny-transformer")
     options: dict[str, Any] = {"batch_size": 8, "verbose": 0}
@@ -179,11 +202,24 @@ def test_what_has_been_trained_anew_does_not_tell_of_its_old_weights(tmp_path: P
 
 
 def test_the_description_keeps_to_what_the_model_is(clf: Any) -> None:
-    for value in (0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(InputError, match="temperature must be a positive number"):
+    before = clf.description
+    for value in (0, -1.0, float("nan"), float("inf"), 200):
+        with pytest.raises(InputError, match=r"temperature is .*, not a"):
             clf.temperature = value
     with pytest.raises(InputError, match="max_length is built into the model"):
         clf.describe(max_length=4)
+    for labels in (("A", "B"), "abcd", 4, None):
+        with pytest.raises(InputError, match=r"labels must be a list of 4 names"):
+            clf.describe(labels=labels)
+    with pytest.raises(InputError, match="labels must differ"):
+        clf.describe(labels=["A", "B", "C", "A"])
+    with pytest.raises(InputError, match="results must be a list"):
+        clf.describe(results="good")
+    assert clf.description == before
+    clf.describe(labels=["A", "B", "C", "D"])
+    assert clf.labels == ("A", "B", "C", "D")
+    clf.describe(labels=before.labels)
+    assert clf.description == before
 
 
 def test_low_rank_updates_are_saved_and_integers_are_refused(tmp_path: Path) -> None:
@@ -208,6 +244,24 @@ def test_low_rank_updates_are_saved_and_integers_are_refused(tmp_path: Path) -> 
         with pytest.raises(InputError, match=r"quantized \(int8\): save or export it first"):
             write()
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
+
+
+def test_low_rank_updates_that_have_learned_nothing_change_nothing() -> None:
+    """Keras merges in the precision that a layer computes in."""
+    from keras_agnews.lora import LowRankCopy
+    from keras_agnews.recipes import make_recipe
+
+    model = keras_agnews.load("tiny-transformer")
+    before = model.arrays()
+    settings = make_recipe(model, "lora", delta_rank=2, mixed_precision=True)
+    LowRankCopy(model, settings).merge()
+    rough = keras_agnews.load("tiny-transformer", mixed_precision=True)
+    rough.encoder.blocks[0].feed_forward.enable_lora(2)
+    rough.encoder.embedding.tokens.enable_lora(2)
+    for after in (model.arrays(), rough.arrays()):
+        assert after.keys() == before.keys()
+        for name, value in before.items():
+            np.testing.assert_array_equal(after[name], value, err_msg=name)
 
 
 def test_a_home_directory_is_found_by_its_sign(
@@ -320,6 +374,22 @@ def test_answers_follow_the_weights(clf: Any) -> None:
 
     logits = keras.ops.convert_to_numpy(model.model({"input_word_ids": ids}))
     np.testing.assert_allclose(after.argmax(axis=1), logits.argmax(axis=1))
+
+
+def test_answers_within_an_epoch_are_those_of_the_weights_so_far() -> None:
+    import keras
+
+    model = keras_agnews.load("tiny-transformer")
+    answers = [model.predict(TEXTS)]
+
+    def ask(batch: int, logs: Any) -> None:
+        answers.append(model.predict(TEXTS))
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=ask)
+    model.fit(TEXTS * 2, LABELS * 2, batch_size=8, callbacks=[callback], verbose=0)
+    assert len(answers) == 3
+    np.testing.assert_array_equal(answers[-1], model.predict(TEXTS))
+    assert all(np.abs(b - a).max() > 1e-4 for a, b in itertools.pairwise(answers))
 
 
 def test_features_are_what_the_head_sees(clf: Any) -> None:

@@ -320,6 +320,23 @@ def test_a_long_line_is_not_copied_again_and_again():
     assert time.monotonic() - start < 10  # quadratic, it would be minutes
 
 
+def test_a_writer_that_never_pauses_is_answered_all_the_same(monkeypatch):
+    """A line every 4 milliseconds, which is as soon as more is waited for."""
+    clock = [0.0]
+
+    class Log(Pieces):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            clock[0] += 0.004
+            return super().read1(size)
+
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("keras_agnews.streams._more_comes", lambda stream: True)
+    batches = list(read_lines(Log([b"a line\n"] * 1_000)))
+    assert sum(map(len, batches)) == 1_000
+    assert 5 < len(batches[0]) < 20
+    assert max(map(len, batches)) == len(batches[0])
+
+
 # Answers.
 
 
@@ -530,7 +547,7 @@ def test_train_on_rows_of_ones_own(model, invoke, tmp_path):
     rows = [
         {"body": " ".join(rng.choice(words, 6)), "topic": topic}
         for topic, words in topics.items()
-        for _ in range(60)
+        for _ in range(150)
     ]
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     arguments = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import keras_agnews
-from keras_agnews import BundleError, InputError, bundle, delta
+from keras_agnews import BundleError, InputError, TrainingError, bundle, delta
 
 TEXTS = ["good news for all", "the match was lost", ""]
 
@@ -197,6 +198,44 @@ def test_another_base_or_a_damaged_difference_is_refused(model: tuple[Any, Path,
         keras_agnews.load(target, base=base)
 
 
+@pytest.mark.backend
+@pytest.mark.once
+def test_weights_may_be_a_difference_or_a_pinned_base(
+    model: tuple[Any, Path, Path], tmp_path: Path
+) -> None:
+    _, base, target = model
+    keras_agnews.load(base).save_bundle(tmp_path / "whole")
+    loaded = keras_agnews.load(tmp_path / "whole", weights=target, base=base)
+    expected = keras_agnews.load(target, base=base)
+    np.testing.assert_array_equal(loaded.predict(TEXTS), expected.predict(TEXTS))
+    assert loaded.temperature == 1.5
+    # And where all of them are on the Hub.
+    description = bundle.read(target)
+    pinned = dataclasses.replace(description, weights=description.pretrained, temperature=1.0)
+    bundle.write_json(target / "config.json", pinned.to_dict())
+    loaded = keras_agnews.load(tmp_path / "whole", weights=target, base=base)
+    np.testing.assert_array_equal(loaded.predict(TEXTS), keras_agnews.load(base).predict(TEXTS))
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_applying_goes_on_in_the_file_that_was_checked(model: tuple[Any, Path, Path]) -> None:
+    """`load` builds the model between check and reading, while others may write."""
+    from keras_agnews.loading import open_checkpoint, open_weights
+
+    _, base, target = model
+    checkpoint = open_weights(open_checkpoint(target), "best", base)
+    assert checkpoint is not None
+    wanted = checkpoint.description.variables()
+    expected = dict(checkpoint.arrays(wanted))
+    started = checkpoint.arrays(wanted)
+    stored = load_file(target / "delta.safetensors")
+    save_file({name: value * 0 for name, value in stored.items()}, target / "other")
+    (target / "other").replace(target / "delta.safetensors")
+    for name, value in started:
+        np.testing.assert_array_equal(value, expected[name])
+
+
 def test_a_pin_without_its_sums_is_refused() -> None:
     pin = {"file": "x", "source": "hf://a/b", "sha256": "0" * 64}
     with pytest.raises(BundleError, match="delta needs"):
@@ -245,6 +284,88 @@ def test_a_run_ends_with_the_model_that_it_stored(
     # Resumed with another rank, the finished run is only stored anew.
     keras_agnews.finetune(classifier, rows, rows, delta_rank=2, resume=True, **options)
     np.testing.assert_allclose(classifier.predict(TEXTS), after, atol=0.05)
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_a_difference_gives_no_model_that_has_more_of_the_change(
+    model: tuple[Any, Path, Path], tmp_path: Path
+) -> None:
+    _, base, target = model
+    rows = (TEXTS * 6, [0, 1, 2] * 6)
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 6, "output": tmp_path / "run"}
+    options |= {"base": base}
+    classifier = keras_agnews.load(target, weights="pretrained", base=base)
+    keras_agnews.finetune(classifier, rows, rows, delta_rank=2, **options)
+    stored = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    for rank in (None, 3):
+        again = keras_agnews.load(target, weights="pretrained", base=base)
+        before, described = again.predict(TEXTS), again.description
+        with pytest.raises(TrainingError, match=r"rank 2, .*: start anew without resume"):
+            keras_agnews.finetune(again, rows, rows, delta_rank=rank, resume=True, **options)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == stored
+        np.testing.assert_array_equal(again.predict(TEXTS), before)
+        assert again.description == described
+
+
+@pytest.mark.backend
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("place", "from_full"), [("figures", False), ("figures", True), ("log", False)]
+)
+def test_a_run_that_is_killed_as_it_stores_the_difference_goes_on(
+    place: str,
+    from_full: bool,
+    model: tuple[Any, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from keras_agnews import training
+
+    _, base, target = model
+    rows = (TEXTS * 6, [0, 1, 2] * 6)
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 6, "learning_rate": 1e-2, "base": base}
+
+    def run(name: str, rank: int | None = 1, resume: bool = False) -> np.ndarray:
+        classifier = keras_agnews.load(target, weights="pretrained", base=base)
+        keras_agnews.finetune(
+            classifier,
+            *(rows, rows),
+            output=tmp_path / name,
+            resume=resume,
+            delta_rank=rank,
+            dtype="float16",
+            **options,
+        )
+        return classifier.predict(TEXTS)
+
+    if from_full:  # which is stored in float16
+        for name in "ab":
+            run(name, None)
+    unbroken = run("a", resume=from_full)
+
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    validated, count = training._Run._validated, itertools.count()  # noqa: SLF001
+
+    def second(self: Any, validate: Any) -> Any:
+        if self.fit.finished or next(count):
+            raise KeyboardInterrupt
+        return validated(self, validate)
+
+    with monkeypatch.context() as patch:
+        if place == "figures":
+            patch.setattr(training._Run, "_validated", second)  # noqa: SLF001
+        else:
+            patch.setattr(training, "_draw", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run("b", resume=from_full)
+    np.testing.assert_array_equal(run("b", resume=True), unbroken)
+    one, other = (bundle.read(tmp_path / name) for name in "ab")
+    assert (one.weights, one.results) == (other.weights, other.results)
+    names = [{path.name for path in (tmp_path / run).iterdir()} for run in "ab"]
+    assert names[0] == names[1]
 
 
 @pytest.mark.backend

@@ -13,7 +13,7 @@ import pytest
 from conftest import SENTENCES
 
 import keras_agnews
-from keras_agnews import InputError
+from keras_agnews import InputError, TrainingError
 
 TEXTS = [text for text, _ in SENTENCES] * 4
 LABELS = [label for _, label in SENTENCES] * 4
@@ -198,6 +198,75 @@ def test_answers_of_another_run_are_not_taken(
     loaded = keras_agnews.load(tmp_path)
     np.testing.assert_allclose(loaded.predict(TEXTS), other.predict(TEXTS), atol=1e-6)
     assert mark["done"] == len(TEXTS)
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_answers_of_a_teacher_that_has_since_been_trained_anew_are_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_agnews import resumable
+
+    teacher, output = fresh_model(), tmp_path / "m"
+    teacher.save_bundle(tmp_path / "teacher")
+    options = OPTIONS | {"teacher": tmp_path / "teacher", "teacher_weight": 1.0, "output": output}
+    monkeypatch.setattr(resumable, "CHUNK", 8)
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)
+    written = vars(resumable)["bundle"].write_json
+    write = resumable.ResumableFit.checkpoint
+
+    def killed(path: Path, values: Any) -> None:
+        written(path, values)
+        if path.name == "teacher.json":
+            raise KeyboardInterrupt
+
+    def killed_later(self: Any, epoch: int, batch: int) -> None:
+        write(self, epoch, batch)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_agnews.bundle.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), **options)
+    assert json.loads((output / "teacher.json").read_text())["done"] == 8
+    teacher.fit(TEXTS, LABELS, batch_size=8, verbose=0)
+    teacher.save_bundle(tmp_path / "teacher")
+    answers = teacher.predict(TEXTS)
+    # All of them are asked for anew, and no longer those of a run that has begun.
+    with monkeypatch.context() as patch:
+        patch.setattr(resumable.ResumableFit, "checkpoint", killed_later)
+        with pytest.raises(KeyboardInterrupt):
+            keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), resume=True, **options)
+    np.testing.assert_allclose(np.load(output / "teacher.npy"), answers, atol=1e-6)
+    teacher.fit(TEXTS, LABELS, batch_size=8, verbose=0)
+    teacher.save_bundle(tmp_path / "teacher")
+    with pytest.raises(TrainingError, match="is of a run with teacher_sha256"):
+        keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), resume=True, **options)
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_a_recorded_run_takes_its_teachers_as_they_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_agnews import loading, runs
+
+    address = "hf://somebody/topics@v1"
+    opened = loading.open_checkpoint
+
+    def hub(source: Any, *arguments: Any, **pin: Any) -> Any:
+        return opened(TEACHER if source == address else source, *arguments, **pin)
+
+    monkeypatch.setattr(loading, "open_checkpoint", hub)
+    clf = fresh_model()
+    record = {"recipe": "full", "rows": 5, "start": "none", "validation_fraction": 0.1}
+    clf.describe(recipe=record | {"teacher": f"{address},{TEACHER}"})
+    clf.save_bundle(tmp_path)  # elsewhere, under another path, the second one
+    for given in (f"{address},{TEACHER}", f"{address}, {TEACHER}", f"{address},{tmp_path}"):
+        plan = runs.recorded_plan(clf.description, {"teacher": given})
+        assert plan.recipe["teacher"] == given
+    with pytest.raises(InputError, match="contradicts --recipe shipped"):
+        runs.recorded_plan(clf.description, {"teacher": f"{TEACHER},{address}"})
 
 
 @pytest.mark.backend

@@ -82,6 +82,11 @@ def test_no_export_takes_the_tokenizer_of_another(tmp_path: Path) -> None:
     second.export(tmp_path / "out" / "a.onnx")  # in the place of what it belonged to
     assert beside.read_bytes() != of_first
 
+    # Of transformers', which cuts and pads by itself; nothing is written.
+    with pytest.raises(keras_agnews.InputError, match=r"is that of a\.onnx, and a Bert"):
+        second.save_hugging_face(tmp_path / "out")
+    assert {file.name for file in beside.parent.iterdir()} == {"a.onnx", "tokenizer.json"}
+
     first.save_hugging_face(tmp_path / "theirs")
     with pytest.raises(keras_agnews.InputError, match="is that of another model"):
         first.export(tmp_path / "theirs" / "model.onnx")
@@ -100,6 +105,23 @@ def test_a_word_model_is_written_without_a_tokenizer(name: str, tmp_path: Path) 
         ids = classifier.tokenizer([*TEXTS[:9], ""], max_length=64, padding=length)["input_ids"]
         (scores,) = session.run(["scores"], {"input_word_ids": ids.astype(np.int32)})
         np.testing.assert_allclose(scores, classifier.predict([*TEXTS[:9], ""]), atol=1e-4)
+
+
+def test_a_word_model_leaves_no_tokenizer_of_another_beside_it(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    config = oracle.bert_config()
+    source = oracle.checkpoint(tmp_path / "source", config, oracle.random_tensors(config, 5))
+    pieces, words = keras_agnews.load(source), keras_agnews.load("tiny-transformer")
+    for name in ("a.onnx", "b.onnx"):
+        beside = pieces.export(tmp_path / "out" / name).with_name("tokenizer.json")
+    with pytest.raises(
+        keras_agnews.InputError, match=r"is that of b\.onnx, and a\.onnx needs none"
+    ):
+        words.export(tmp_path / "out" / "a.onnx")
+    (tmp_path / "out" / "b.onnx").unlink()
+    with pytest.warns(UserWarning, match=r"has no tokenizer\.json"):
+        words.export(tmp_path / "out" / "a.onnx")
+    assert not beside.exists()
 
 
 def test_without_onnx_one_line_says_what_to_install(

@@ -161,3 +161,27 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="KERAS_BACKEND=tensorflow"):
             classifier.export(tmp_path / "served")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.once
+def test_another_architecture_with_a_config_of_ours_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_agnews import models
+    from keras_agnews.classifier import TextClassifier
+
+    ours = bert()
+    # It could pool in another way; that it has a name of its own must do.
+    theirs = registry.Builder(type(ours.description.config), models.transformer)
+    monkeypatch.setitem(registry._builders, "max-pooling", theirs)  # noqa: SLF001
+    description = dataclasses.replace(ours.description, builder="max-pooling")
+    classifier = TextClassifier(description, ours.tokenizer)
+    for write in (
+        lambda: classifier.export(tmp_path / "model.onnx"),
+        lambda: classifier.save_hugging_face(tmp_path / "theirs"),
+        lambda: classifier.save_keras_hub_preset(tmp_path / "preset"),
+        lambda: keras_agnews.attention(classifier, "Rain in the north"),
+    ):
+        with pytest.raises(InputError, match="'max-pooling'"):
+            write()
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -23,10 +24,27 @@ def example() -> Any:
     import keras
 
     if keras.backend.backend() != "torch":
-        pytest.skip("the example is tried on PyTorch alone, which has nothing to compile")
+        pytest.skip("the whole is tried on PyTorch alone, which has nothing to compile")
     from examples import headline_seq2seq
 
     return headline_seq2seq
+
+
+def test_descriptions_of_any_length_are_learned(tmp_path: Path) -> None:
+    """The first two batches have the same width, and a later one another."""
+    from examples import headline_seq2seq as example
+
+    titles, descriptions = (texts[:24] for texts in example.quick_pairs())
+    descriptions = [*(" ".join([text] * 9) for text in descriptions[:16]), *descriptions[16:]]
+    options = dataclasses.replace(example.QUICK, batch_size=8, epochs=1, longest_source=48)
+    vocabulary = example.Vocabulary(titles, descriptions, options)
+    pairs = example.Pairs.make(titles, descriptions, vocabulary, options)
+    batches = pairs.batches(options, shuffle=False)
+    widths = [batches[i][0]["source"].shape[1] for i in range(len(batches))]
+    assert widths[0] == widths[1] > widths[2]
+    network = example.build(vocabulary, options)
+    history = example.fit(network, pairs, pairs, options, tmp_path, resume=False)
+    assert np.isfinite(history[0]["validation_loss"])
 
 
 def common(first: list[str], second: list[str]) -> int:

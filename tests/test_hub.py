@@ -261,6 +261,28 @@ def test_nothing_cached_and_no_hub(user: User) -> None:
             assert way in answer["message"]
 
 
+@pytest.mark.parametrize("revision", [FIRST, "main"])
+def test_what_the_cache_lacks_is_not_said_of_the_hub(user: User, revision: str) -> None:
+    user.run(
+        "import huggingface_hub as hub; "
+        f"hub.snapshot_download('user/checkpoint', revision='{revision}', "
+        "allow_patterns=['config.json', 'vocab.txt'])"
+    )
+    shutil.rmtree(user.home / "hub" / "models--user--checkpoint" / "trees", ignore_errors=True)
+    call = {"source": f"hf://user/checkpoint@{revision}"}
+    named = call | {"sha256": {"model.safetensors": ""}}
+    answers = user.download(call, named, HF_HUB_OFFLINE="1")
+    answers += user.download(call, named, HF_ENDPOINT="http://127.0.0.1:9")
+    for answer in answers:
+        assert answer["error"] == "DownloadError", answer
+        assert "no model.safetensors" not in answer["message"]
+        for part in ("model.safetensors", "could not be asked", "HF_ENDPOINT"):
+            assert part in answer["message"]
+    assert "HF_HUB_OFFLINE" in answers[0]["message"]
+    (whole,) = user.download(call)
+    assert whole["revision"] == FIRST
+
+
 def test_a_cache_that_lost_a_file_is_said_so(user: User) -> None:
     call = {"source": f"hf://user/checkpoint@{FIRST}"}
     (answer,) = user.download(call)

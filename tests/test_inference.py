@@ -125,3 +125,16 @@ def test_mixed_precision_of_load_keeps_answers_close() -> None:
     plain = keras_agnews.load("tiny-transformer").predict(texts)
     rough = keras_agnews.load("tiny-transformer", mixed_precision=True).predict(texts)
     assert 0 < np.abs(plain - rough).max() < 0.05
+
+
+def test_frozen_or_not_each_weight_keeps_its_place() -> None:
+    """Two matrices of one shape: a program that told weights by `trainable` would swap them."""
+    import keras_agnews
+
+    clf = keras_agnews.load("tiny-transformer")
+    layer, text = clf.encoder.blocks[0].attention, "Oil prices soar to an all-time record"
+    logits, seen = clf.logits(text), keras_agnews.attention(clf, text)
+    for frozen, other in ((layer.query, layer.key), (layer.key, layer.query)):
+        frozen.trainable, other.trainable = False, True
+        np.testing.assert_array_equal(clf.logits(text), logits)
+        np.testing.assert_array_equal(keras_agnews.attention(clf, text).logits, seen.logits)

@@ -145,6 +145,37 @@ def test_pooling_by_mean_is_refused(tmp_path: Path) -> None:
         keras_agnews.load("tiny-transformer").save_keras_hub_preset(tmp_path / "preset")
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("oov_token", "<unk>"),
+        ("special_tokens_in_strings", True),
+        ("split", False),
+        ("suffix_indicator", "@@"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*are new")
+def test_a_tokenizer_of_keras_hubs_is_read_whole_or_refused(
+    models: Any, tmp_path: Path, option: str, value: Any
+) -> None:
+    vocabulary = ["<unk>" if token == "[UNK]" else token for token in oracle.VOCABULARY]
+    backbone = models.BertBackbone(len(vocabulary), 1, 2, 4, 4, max_sequence_length=40)
+    backbone.save_to_preset(str(tmp_path))
+    options = {"oov_token": "<unk>", "lowercase": True} | {option: value}
+    theirs = models.BertTokenizer(vocabulary=vocabulary, **options)
+    theirs.save_to_preset(str(tmp_path))
+    if option != "oov_token":
+        with pytest.raises(BundleError, match=f"{option} of its tokenizer is {value!r}"):
+            keras_agnews.load(f"keras_hub:{tmp_path}")
+        return
+    ours = keras_agnews.load(f"keras_hub:{tmp_path}").tokenizer
+    assert ours.unknown == "<unk>"
+    ids = ours.encode("Rain, \N{SNOWMAN} and wind")[1:-1]
+    assert vocabulary.index("<unk>") in ids
+    assert ids == numpy(theirs("Rain, \N{SNOWMAN} and wind")).tolist()
+
+
 def test_what_keras_hub_cannot_load_is_one_error(models: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotFoundError, match="KerasHub cannot load the preset"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import json
 import math
 from typing import Any
@@ -69,10 +71,22 @@ def test_token_types_count(encoder: Any) -> None:
 
 
 def test_a_text_without_tokens_is_finite_and_its_gradient_too(encoder: Any) -> None:
+    import keras
+
     empty = np.zeros((1, 4), "int32")
     for value in encoder({"input_word_ids": empty}).values():
         for array in value if isinstance(value, list) else [value]:
             assert np.isfinite(numpy(array)).all()
+    ids = keras.Input((None,), dtype="int32")
+    outputs = encoder({"input_word_ids": ids})
+    mean = encoder.mean_pooling(outputs["sequence_output"], keras.ops.not_equal(ids, 0))
+    model = keras.Model(ids, outputs["pooled_output"] + mean)
+    before = model.get_weights()
+    model.compile("sgd", "mse")
+    model.train_on_batch(empty, np.ones((1, 8), "float32"))
+    after = model.get_weights()
+    assert any(np.abs(b - a).max() > 0 for a, b in zip(before, after, strict=True))
+    assert all(np.isfinite(value).all() for value in after)
 
 
 def test_attention_is_fused_but_where_dropout_is_active(
@@ -159,6 +173,21 @@ def test_bert_base_block_has_the_published_number_of_parameters() -> None:
         block.build((None, None, 768))
     assert block.count_params() == 7_087_872
     assert all(not numpy(w.value).any() for w in block.attention.weights)
+
+
+@pytest.mark.parametrize("name", ["tiny-transformer", "small-bert-L4", "gru-attention"])
+def test_no_two_weights_of_a_new_model_are_alike(name: str) -> None:
+    from keras_agnews import bundle, registry
+
+    directory = registry.find(name)
+    assert directory is not None
+    known = bundle.read(directory)
+    config = dataclasses.replace(known.config, vocabulary_size=300)
+    values = [numpy(w.value) for w in dataclasses.replace(known, config=config).build().weights]
+    drawn = [value.ravel()[:8] for value in values if np.ptp(value)]
+    assert len(drawn) >= 8
+    for one, other in itertools.combinations(drawn, 2):
+        assert not np.array_equal(one, other)
 
 
 def test_too_long_an_input_is_an_error(encoder: Any) -> None:
@@ -370,6 +399,17 @@ def test_dropout_keeps_its_rate_the_mean_and_the_gradient(
         result = layer(inputs, training=True)
         result.sum().backward()
         np.testing.assert_array_equal(inputs.grad.numpy(), result.detach().numpy())
+
+
+def test_dropout_with_a_shape_or_a_seed_is_keras_s() -> None:
+    from keras_agnews.layers import Dropout
+
+    ones = np.ones((2, 64, 64), np.float32)
+    out = numpy(Dropout(0.5, noise_shape=(2, 1, 64))(ones, training=True))
+    np.testing.assert_array_equal(out, np.broadcast_to(out[:, :1], out.shape))
+    assert 0 < (out == 0).mean() < 1
+    first, second = (numpy(Dropout(0.5, seed=3)(ones, training=True)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_the_first_positions_alone_are_what_they_are_among_all(encoder: Any) -> None:

@@ -34,6 +34,24 @@ def test_a_name_is_found_or_not() -> None:
         assert registry.find(name) is None
 
 
+def test_a_path_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    entry = registry.zoo_directory() / "bert-base"
+    assert registry.locate("bert-base") == entry
+    assert registry.locate(Path("bert-base")) == registry.locate("./bert-base") == Path("bert-base")
+    for home in ("~/bert-base", Path("~/bert-base")):
+        assert registry.locate(home) == Path("/home/somebody/bert-base")
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_a_drive_is_no_scheme() -> None:
+    with pytest.raises(NotFoundError, match="neither a model of the zoo nor a directory"):
+        keras_agnews.load(r"c:\models\mine")
+    with pytest.raises(NotFoundError, match="this version loads names, paths"):
+        keras_agnews.load("gs://models/mine")
+
+
 def test_an_unknown_builder_names_those_there_are() -> None:
     with pytest.raises(BundleError, match=r"'rnn' is not registered \(known: bert, gru, trans"):
         registry.builder("rnn")

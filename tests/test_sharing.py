@@ -269,6 +269,57 @@ def test_what_cannot_be_pushed(
     assert server.requests == []
 
 
+def test_a_card_that_leads_elsewhere_is_not_pushed(
+    server: HubServer, machine: HubClient, name: str, written: Write, tmp_path: Path
+) -> None:
+    """Nor the files of a directory that only looks as the Hub client's cache does."""
+    (tmp_path / "secret").write_text("the secret")
+    snapshot = tmp_path / "cache" / "models--a--b" / "snapshots" / ("1" * 40)
+    shutil.copytree(written(0), snapshot)
+    for directory in (written(0), snapshot):
+        (directory / "README.md").symlink_to(tmp_path / "secret")
+        with pytest.raises(CallError, match=r"README\.md is a link that leads out"):
+            machine("push", directory, name)
+        (directory / "README.md").unlink()
+    (snapshot / "vocab.txt").rename(tmp_path / "vocab.txt")
+    (snapshot / "vocab.txt").symlink_to(tmp_path / "vocab.txt")
+    with pytest.raises(CallError, match=r"vocab\.txt is a link that leads out"):
+        machine("push", snapshot, name)
+    assert server.requests == []
+    machine("push", written(0), name)
+    fetched = machine("huggingface_hub.snapshot_download", name)  # whose files are links
+    assert machine("push", fetched, f"{name}-again")["files"].keys() == FILES
+
+
+def test_a_path_is_not_taken_for_a_name(
+    server: HubServer, machine: HubClient, name: str, written: Write, tmp_path: Path
+) -> None:
+    mine = tmp_path / "home" / "tiny-transformer"
+    shutil.copytree(written(0), mine)
+    environment = server.environment(machine.home) | {"HF_TOKEN": TOKEN, "HOME": str(mine.parent)}
+
+    def told(*arguments: str, command: Any = (sys.executable, "-m", "keras_agnews")) -> str:
+        return subprocess.run(
+            [*command, *arguments],
+            cwd=mine.parent,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    told("push", "./tiny-transformer", name)
+    assert of(server.repository(name).commit()) == of(written(0))
+    assert "nothing: all of it is there" in told("push", "~/tiny-transformer", name)
+    weights = bundle.file_sha256(mine / "model.safetensors")
+    assert weights in told("verify", "~/tiny-transformer")
+    assert weights not in told("verify", "tiny-transformer")
+    told("pull", f"hf://{name}", "--local-dir", "~/pulled")
+    assert of(mine.parent / "pulled") == of(written(0))
+    code = "import pathlib, keras_agnews as k; print(k.verify(pathlib.Path('tiny-transformer')))"
+    assert weights in told(code, command=[sys.executable, "-c"])
+
+
 def test_files_get_their_usual_names(
     machine: HubClient, name: str, written: Write, server: HubServer
 ) -> None:
@@ -358,6 +409,14 @@ def test_a_foreign_checkpoint_is_pulled(
     with pytest.raises(CallError, match="is not empty"):
         machine("pull", f"hf://{name}", local_dir=tmp_path / "mine")
     assert {f["name"] for f in machine("verify", f"hf://{name}") if f["against"]} == names
+    (tmp_path / "here").mkdir()
+    subprocess.run(
+        [sys.executable, "-m", "keras_agnews", "pull", f"hf://{name}", "--local-dir", "."],
+        cwd=tmp_path / "here",
+        env=server.environment(machine.home),
+        check=True,
+    )
+    assert {path.name for path in (tmp_path / "here").iterdir()} == names
 
 
 def test_a_users_bundles(server: HubServer, machine: HubClient, name: str, written: Write) -> None:
@@ -423,6 +482,104 @@ def test_what_a_person_wrote_is_kept(
     pushed = machine("push", local.parent, name)
     assert "differ" in machine.warnings[0]
     assert pushed["files"] == {}
+
+
+def test_metadata_of_both_sides_come_together(
+    server: HubServer, machine: HubClient, name: str, written: Write
+) -> None:
+    def theirs() -> str:
+        return (server.repository(name).commit() / "README.md").read_text(encoding="utf-8")
+
+    def change(old: str, new: str) -> None:
+        assert old in theirs()
+        changed = theirs().replace(old, new, 1).encode()
+        server.repository(name).write("main", {"README.md": changed}, [])
+
+    def data() -> Any:
+        return huggingface_hub.ModelCard(theirs()).data
+
+    local = written(0) / "README.md"
+    card.write(local.parent, bundle.read(local.parent))
+    machine("push", local.parent, name)
+    # One on its page, a paragraph here.
+    change("---\n", "---\nlicense: mit\n")
+    text = local.read_text(encoding="utf-8")
+    local.write_text(text.replace(card.START, "Of mine.\n\n" + card.START), encoding="utf-8")
+    machine("push", local.parent, name)
+    assert (data().license, card.words(theirs())) == ("mit", "Of mine.")
+    # And more here, of which tags are ours until somebody changes them.
+    text = local.read_text(encoding="utf-8").replace("---\n", "---\nlanguage: de\n", 1)
+    local.write_text(text.replace("tags:\n", "tags:\n- news\n"), encoding="utf-8")
+    assert machine("push", local.parent, name)["files"].keys() == {"README.md"}
+    assert (data().license, data().language) == ("mit", "de")
+    assert data().tags == ["news", "keras", "keras_agnews"]
+    assert machine.warnings == []
+    assert machine("push", local.parent, name)["files"] == {}
+    # What both have and have otherwise.
+    change("- news\n", "- theirs\n")
+    change("language: de\n", "language: ko\n")
+    assert machine("push", local.parent, name)["files"] == {}
+    (warning,) = machine.warnings
+    assert "language, tags" in warning
+    assert f"hf://{name}" in warning
+    # A figure that is measured anew is nobody's.
+    better = dataclasses.replace(bundle.read(local.parent), results=())
+    bundle.write_json(local.parent / "config.json", better.to_dict())
+    machine("push", local.parent, name)
+    assert data().eval_results is None
+    # With a licence for the push.
+    machine("push", local.parent, name, license="apache-2.0")
+    assert (data().license, data().language) == ("apache-2.0", "ko")
+
+
+def test_a_card_that_is_not_utf_8_is_named(
+    server: HubServer, machine: HubClient, name: str, written: Write
+) -> None:
+    local = written(0) / "README.md"
+    local.write_bytes(b"caf\xe9\n")
+    with pytest.raises(CallError, match="UTF-8") as caught:
+        machine("push", local.parent, name)
+    assert str(local) in str(caught.value)
+    local.unlink()
+    machine("push", local.parent, name)
+    server.repository(name).write("main", {"README.md": "\ufeff# Ä\n".encode("utf-16")}, [])
+    with pytest.raises(CallError, match="UTF-8") as caught:
+        machine("push", local.parent, name)
+    assert (caught.value.kind, caught.value.alone) == ("BundleError", True)
+    assert f"README.md of hf://{name}" in str(caught.value)
+    server.repository(name).write("main", {"README.md": b"---\nlicense: mit\n---\n"}, [])
+    local.write_text("---\n[\n---\n")
+    with pytest.raises(CallError, match="its metadata cannot be read") as caught:
+        machine("push", local.parent, name)
+    assert str(local) in str(caught.value)
+
+
+def test_the_command_tells_that_two_cards_differ(
+    server: HubServer, machine: HubClient, name: str, written: Write
+) -> None:
+    machine("push", written(0), name)
+    server.repository(name).write("main", {"README.md": b"# Theirs\n"}, [])
+    (written(0) / "README.md").write_text("# Mine\n")
+    told = subprocess.run(
+        [sys.executable, "-m", "keras_agnews", "push", str(written(0)), name],
+        env=server.environment(machine.home) | {"HF_TOKEN": TOKEN},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert told.stderr.startswith("Warning: README.md of ")
+    assert told.stderr.count("differ: the Hub's is kept") == 1
+
+
+@pytest.mark.parametrize("before", ["", "\n", " \n\n", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_metadata_begin_where_the_hub_sees_them(tmp_path: Path, before: str, end: str) -> None:
+    """The Hub takes blanks before them, and its client a byte order mark."""
+    path = tmp_path / "README.md"
+    path.write_bytes((before + "---\nlicense: mit\n---\n# Mine\n").replace("\n", end).encode())
+    text = card.render(dataclasses.replace(model()[0], source=None), None, card.read(path))
+    assert huggingface_hub.ModelCard(text).data.license == "mit"
+    assert card.words(text) == card.words(card.read(path)) == "# Mine"
 
 
 def test_cards_without_a_hub() -> None:

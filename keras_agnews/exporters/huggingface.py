@@ -14,6 +14,7 @@ from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.errors import InputError
 from keras_agnews.importers.huggingface import BERT, CONFIG_FILE, DISTILBERT, WEIGHTS_FILE, Family
+from keras_agnews.models import built_here
 from keras_agnews.tensor_files import save_tensors
 from keras_agnews.tokenizers import (
     CHECKPOINT_OPTIONS,
@@ -22,6 +23,7 @@ from keras_agnews.tokenizers import (
 )
 
 TOKENIZER_FILE = "tokenizer.json"
+_NETWORKS = (".onnx", ".tflite")  # files from token ids, with the tokenizer in a file beside them
 # What each of their classes is, whatever its config says.
 _NEEDED: dict[str, dict[str, Any]] = {
     "bert": {"embedding_norm": True, "pooler": True, "pooling": "first", "head_size": 0},
@@ -44,10 +46,13 @@ def write(
 
     Raises:
         InputError: a BERT or DistilBERT classifier of theirs cannot be this model; the message
-            names the field.
+            names the field; or an exported network there needs another tokenizer.json.
     """
     family = _family(description, tokenizer)
     config = _config(description, family, tokenizer)
+    text = tokenizer_json(tokenizer)
+    if others := networks(directory):
+        check_tokenizer(directory / TOKENIZER_FILE, text, others, f"a {family.title} checkpoint")
     tensors = {}
     for row in family.rows:
         for i in range(description.config.layers if "{i}" in row.theirs else 1):
@@ -61,7 +66,7 @@ def write(
     save_tensors(tensors, directory / WEIGHTS_FILE, directory / ".scratch", {"format": "pt"})
     write_vocabulary(directory / "vocab.txt", tokenizer.vocabulary)
     shutil.copymode(directory / "vocab.txt", directory / WEIGHTS_FILE)
-    bundle.write_text(directory / TOKENIZER_FILE, tokenizer_json(tokenizer))
+    bundle.write_text(directory / TOKENIZER_FILE, text)
     names = {theirs: getattr(tokenizer, ours) for ours, (theirs, *_) in CHECKPOINT_OPTIONS.items()}
     names |= {"tokenizer_class": "BertTokenizer", "model_max_length": description.max_length}
     bundle.write_json(directory / "tokenizer_config.json", names)
@@ -70,7 +75,8 @@ def write(
 
 def _family(description: Bundle, tokenizer: Any) -> Family:
     config = description.config
-    if not isinstance(tokenizer, WordPieceTokenizer) or not isinstance(config, BertConfig):
+    bert = isinstance(config, BertConfig) and built_here(description)
+    if not bert or not isinstance(tokenizer, WordPieceTokenizer):
         raise InputError(
             f"{description.name} is no BERT (builder {description.builder!r}, tokenizer.kind "
             f"{getattr(tokenizer, 'kind', None)!r}): Hugging Face has no class for it"
@@ -144,3 +150,17 @@ def tokenizer_json(tokenizer: WordPieceTokenizer, *, whole: bool = False) -> str
         theirs.enable_padding(pad_id=ids[tokenizer.padding], pad_token=tokenizer.padding)
     text: str = theirs.to_str(pretty=True)
     return text
+
+
+def networks(directory: Path) -> set[str]:
+    """Names of the exported networks in a directory, which need the tokenizer.json there."""
+    return {path.name for path in directory.glob("*") if path.suffix in _NETWORKS}
+
+
+def check_tokenizer(beside: Path, text: str | None, others: set[str], name: str) -> None:
+    """`InputError` where a tokenizer.json of others is not the one that `name` needs, or none."""
+    if beside.is_file() and beside.read_text(encoding="utf-8") != text:
+        raise InputError(
+            f"{beside} is that of {', '.join(sorted(others)) or 'another model'}, and {name} needs "
+            f"{'none' if text is None else 'a different one'}: give it a directory of its own"
+        )

@@ -12,6 +12,7 @@ from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.errors import InputError, require
 from keras_agnews.importers.keras_hub import FIELDS, FIXED, TOKENIZER_OPTIONS, our_name
+from keras_agnews.models import built_here
 from keras_agnews.tokenizers import WordPieceTokenizer
 
 # Their tokenizer has these built in.
@@ -42,9 +43,7 @@ def write(
         num_classes=len(description.labels),
         dropout=config.head_dropout,
         preprocessor=models.BertTextClassifierPreprocessor(
-            models.BertTokenizer(
-                vocabulary=list(tokenizer.vocabulary), oov_token=tokenizer.unknown, **options
-            ),
+            models.BertTokenizer(vocabulary=list(tokenizer.vocabulary), **options),
             sequence_length=description.max_length,
         ),
     )
@@ -59,7 +58,8 @@ def write(
 
 def _check(description: Bundle, tokenizer: Any) -> None:
     config = description.config
-    if not isinstance(config, BertConfig) or not isinstance(tokenizer, WordPieceTokenizer):
+    bert = isinstance(config, BertConfig) and built_here(description)
+    if not bert or not isinstance(tokenizer, WordPieceTokenizer):
         raise InputError(
             f"{description.name} is no BERT (builder {description.builder!r}, tokenizer.kind "
             f"{getattr(tokenizer, 'kind', None)!r}): KerasHub has no class for it"

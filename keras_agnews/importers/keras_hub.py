@@ -37,7 +37,17 @@ FIELDS = {
     "dropout": "dropout",
 }
 # From an option of `WordPieceTokenizer` to an argument of their tokenizer.
-TOKENIZER_OPTIONS = {"lowercase": "lowercase", "strip_accents": "strip_accents"}
+TOKENIZER_OPTIONS = {
+    "lowercase": "lowercase",
+    "strip_accents": "strip_accents",
+    "unknown": "oov_token",
+}
+# What else theirs can be told, and ours has so.
+_TOKENIZER_FIXED = {
+    "special_tokens_in_strings": False,
+    "split": True,
+    "suffix_indicator": "##",
+}
 _THEIRS, _OURS = "transformer_layer_{i}", "encoder/block_{i}"
 # Their path and ours. Theirs keep an axis for the heads; the order of the values is the same.
 PATHS = {
@@ -101,7 +111,7 @@ def open_checkpoint(preset: str) -> KerasHubCheckpoint:
     Raises:
         MissingDependencyError: KerasHub is not installed.
         NotFoundError: KerasHub cannot load it; the message has KerasHub's own words.
-        BundleError: it is of another architecture.
+        BundleError: it is of another architecture, or its tokenizer is of another kind.
     """
     models = require("keras_hub", "keras-nlp", f"to load the preset {preset}").models
     import keras
@@ -132,6 +142,11 @@ def open_checkpoint(preset: str) -> KerasHubCheckpoint:
         attention_dropout=backbone.dropout,
         head_dropout=getattr(classifier, "dropout", backbone.dropout),
     )
+    for name, value in _TOKENIZER_FIXED.items():
+        if (found := getattr(theirs, name, value)) != value:
+            raise BundleError(
+                f"{preset}: {name} of its tokenizer is {found!r}, and here it is {value!r}"
+            )
     length = getattr(preprocessor, "sequence_length", None) or 128
     try:
         tokenizer = WordPieceTokenizer(
