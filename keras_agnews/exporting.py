@@ -122,7 +122,7 @@ def _network(classifier: Any, path: Path, write: Callable[[Path], None]) -> None
     pieces = isinstance(tokenizer, WordPieceTokenizer)
     whole = huggingface.tokenizer_json(tokenizer, whole=True) if pieces else None
     others = huggingface.networks(path.parent) - {path.name}
-    if others or not path.exists():  # else it was this file's alone, and goes with it
+    if others or whole is None or not path.exists():  # else it was this file's alone
         huggingface.check_tokenizer(beside, whole, others, path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     passing = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
@@ -134,7 +134,6 @@ def _network(classifier: Any, path: Path, write: Callable[[Path], None]) -> None
     if whole is not None:
         bundle.write_text(beside, whole)
     else:
-        beside.unlink(missing_ok=True)
         warnings.warn(
             f"{path.name} has no {beside.name} beside it: the tokenizers library cannot do what "
             f"a {tokenizer.kind!r} tokenizer does; clf.tokenizer makes the ids",
