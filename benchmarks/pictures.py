@@ -32,8 +32,10 @@ FILLS = {"bfloat16": "white", "int8": "#a9d3ee"}
 BACKEND_MARKERS = {"jax": "o", "tensorflow": "s", "torch": "^"}
 MARKERS: dict[str, tuple[str, str]] = {
     "transformers": (ORANGE, "s"),
+    "transformers-sorted": (ORANGE, "P"),
     "transformers-compile": (ORANGE, "D"),
     "transformers-pipeline": (ORANGE, "v"),
+    "transformers-pipeline-1": (ORANGE, "^"),
     "keras-hub-128": (GREEN, "^"),
     "keras-hub-512": (GREEN, "v"),
     "tfhub": (PURPLE, "D"),
@@ -78,14 +80,14 @@ def draw(results: Path) -> list[Path]:
 
 
 def _look(row: Row) -> dict[str, Any]:
-    """Colour and marker of a competitor; reduced precision of ours is hollow or pale."""
+    """Colour and marker of a competitor; bfloat16 is hollow, int8 of ours pale."""
     if row.competitor in MARKERS:
         colour, marker = MARKERS[row.competitor]
     else:
         colour = BLUE if row.competitor == OURS else SKY
         marker = BACKEND_MARKERS[row.backend]
     fill, edge = colour, "white"
-    if row.competitor == OURS and row.precision != "float32":
+    if row.precision == "bfloat16" or (row.competitor == OURS and row.precision == "int8"):
         fill, edge = FILLS[row.precision], colour
     return {"color": colour, "marker": marker, "mfc": fill, "mec": edge}
 
@@ -135,7 +137,7 @@ def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Pa
     margin = max(0.25, 0.12 * (high - low))
     axes.set_ylim(low - margin, high + margin)
     left, right = (function(x for x, _, _ in points) for function in (min, max))
-    axes.set_xlim(left / 8, right * 4)  # on both sides, room for names
+    axes.set_xlim(left / 16, right * 4)  # on both sides, room for names
     axes.set_xlabel("documents a second, strings to labels (log scale)")
     axes.set_ylabel("accuracy on AG News test, %")
     axes.set_title(device, fontsize=9, loc="left", color="#444444")

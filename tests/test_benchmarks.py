@@ -691,6 +691,9 @@ def test_tables_stand_between_their_markers(tmp_path: Path) -> None:
 def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     from benchmarks import pictures
 
+    own = {"padded": "one of each backend", "transformers-training": "in no picture"}
+    assert set(pictures.MARKERS) == set(peers.PEERS) - set(own)
+    assert len(set(pictures.MARKERS.values())) == len(pictures.MARKERS)
     fast, slow = made_up(padding=0.1), made_up(backend="torch", docs_per_second=99.0, padding=0.02)
     sizes = {"slowest": 5.0, "fastest": 2_000.0, "length": 128, "work": "model"}
     rows.merge(tmp_path, [fast, slow, *(made_up(batch=n, **sizes) for n in (1, 32))])
