@@ -6,7 +6,6 @@ data: everything is checked before memory is taken, and nothing that a file name
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,7 +13,6 @@ import math
 import os
 import re
 import shutil
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ import numpy as np
 from keras_agnews import registry
 from keras_agnews.errors import BundleError, InputError
 from keras_agnews.tensor_files import DTYPES, open_safetensors, save_tensors, tensor_shapes
+from keras_agnews.text_files import check_plain, flush, locked, read_json, write_json
 from keras_agnews.tokenizers import Tokenizer, read_vocabulary, tokenizer_from_config
 
 FORMAT, FORMAT_VERSION, TASK = "keras-agnews", 1, "text-classification"
@@ -50,15 +49,12 @@ _FOREIGN = {
     "this command",
     "registered_name": 'of a KerasHub preset: load("keras_hub:DIRECTORY") reads it',
 }
-_MAX_CONFIG_BYTES = 1 << 20
 _MAX_LABELS = 100_000
-_MAX_NESTING = 32
 # What a write makes and takes away again, or leaves where it is killed.
 _PASSING = re.compile(
     r"\.[0-9a-f]{8}"
     r"(config\.json|(model|delta)\.safetensors|vocab\.txt|README\.md|scratch)(\.link)?"
 )
-_thread = threading.local()  # which directories a thread has locked
 
 
 @dataclass(frozen=True)
@@ -251,7 +247,7 @@ class Bundle:
     def from_dict(cls, values: Any) -> Bundle:
         """Validate the JSON object of a `config.json`; `BundleError` names the field."""
         _check(isinstance(values, dict), f"must be an object, not {type(values).__name__}")
-        _check_plain(values)
+        check_plain(values)
         values = dict(values)
         _check(values.pop("format", None) == FORMAT, f'format must be "{FORMAT}"')
         version = values.pop("format_version", None)
@@ -357,25 +353,6 @@ def read(directory: Path) -> Bundle:
     except (BundleError, InputError) as error:
         message = str(error)
         raise BundleError(message if str(path) in message else f"{path}: {message}") from None
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file of at most 1 MiB, without duplicate keys, NaN, lone surrogates, deep nesting."""
-    try:
-        size = path.stat().st_size
-        if size > _MAX_CONFIG_BYTES:
-            raise BundleError(f"{path}: {size:,} bytes are more than a config has")
-        text = path.read_bytes().decode("utf-8")
-        values = json.loads(text, object_pairs_hook=_unique_keys)
-        _check_plain(values)
-        return values
-    except FileNotFoundError:
-        raise BundleError(f"{path}: no such file") from None
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        detail = str(error) or "nested too deeply"
-        raise BundleError(detail if str(path) in detail else f"{path}: {detail}") from None
 
 
 def read_tokenizer(directory: Path, bundle: Bundle) -> Tokenizer:
@@ -547,7 +524,7 @@ def _replace(directory: Path, stage: Callable[[Path, Path, Path], Bundle], alone
             pin = final.weights.put_beside(weights.name)
             passing = dataclasses.replace(passing, weights=pin)
         for path, _ in staged:
-            _flush(path)
+            flush(path)
         if (directory / CONFIG_FILE).exists():
             # The rename of config.json commits: until then it names the old files, from then on
             # the new ones under their passing names, which become the usual ones after it.
@@ -616,56 +593,6 @@ def _replace_by_copy(path: Path, target: Path) -> None:
     os.replace(link, target)
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write a JSON file by rename: a crash leaves the old one or the new one."""
-    write_text(path, json_text(values))
-
-
-def json_text(values: Any) -> str:
-    """A JSON file as this package writes it."""
-    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in UTF-8, by a rename."""
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
-    with locked(path.parent):  # or another writer takes it for what a killed one has left
-        temporary.write_text(text, encoding="utf-8")
-        _flush(temporary)
-        os.replace(temporary, path)
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[bool]:
-    """Have a directory to oneself, but for readers, in a `with` block, and so those within it.
-
-    The lock is on the directory: no file of it stays, and it ends with the process. Given is
-    whether there is one, since Windows and some network file systems have none of that kind.
-    """
-    held: set[Path] = vars(_thread).setdefault("held", set())
-    place = directory.resolve()
-    if place in held:
-        yield True
-        return
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            handle = os.open(place, os.O_RDONLY)
-            stack.callback(os.close, handle)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            # A child that another thread has forked has the handle too.
-            stack.callback(fcntl.flock, handle, fcntl.LOCK_UN)
-            stack.callback(held.discard, place)
-            held.add(place)
-        yield place in held
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
 def _labels(values: Any) -> tuple[str, ...]:
     _check(isinstance(values, (list, tuple)), "labels must be a list")
     _check(1 <= len(values) <= _MAX_LABELS, f"labels must be 1 to {_MAX_LABELS:,} names")
@@ -684,32 +611,6 @@ def _check_file_name(name: Any, what: str) -> None:
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise BundleError(message)
-
-
-def _check_plain(value: Any, where: str = "", depth: int = 0) -> None:
-    """`BundleError` unless a value from JSON can be written as JSON in UTF-8 again."""
-    _check(depth <= _MAX_NESTING, f"{where} is nested too deeply")
-    if isinstance(value, str):
-        _check(not re.search("[\ud800-\udfff]", value), f"{where} holds half a surrogate pair")
-    elif isinstance(value, float):
-        _check(math.isfinite(value), f"{where} is {value}, not a JSON number")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            inner = f"{where}.{key}" if where else str(key)
-            _check_plain(key, f"the key {inner!a}", depth)
-            _check_plain(item, inner, depth + 1)
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            _check_plain(item, f"{where}[{i}]", depth + 1)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise BundleError(f"the key {key!r} stands twice")
-        values[key] = value
-    return values
 
 
 def _without(values: dict[str, Any], key: str) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from keras_agnews.bundle import CARD_FILE, TASK, Bundle, write_text
+from keras_agnews.bundle import CARD_FILE, TASK, Bundle
 from keras_agnews.errors import BundleError
+from keras_agnews.text_files import write_text
 
 START = "<!-- keras_agnews: start, written anew by each save and push -->"
 END = "<!-- keras_agnews: end -->"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from keras_agnews import __version__, bundle, registry
+from keras_agnews import __version__, bundle, registry, text_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.console import (
     human_bytes,
@@ -229,7 +229,7 @@ def explain_(name: str, text: str, output: Path, label: str | None, base: str | 
     from keras_agnews.explain_page import explanation_page
 
     seen = attention(clf, text, label=label)
-    pages.write(output, explanation_page(seen, clf.description.name))
+    text_files.write_text(output, explanation_page(seen, clf.description.name))
     answer = seen.prediction
     print_pairs({"label": answer.label, "score": f"{answer.score:.3f}", "page": str(output)})
 
@@ -517,7 +517,7 @@ def evaluate(
     error = calibration_error([list(p.scores.values()) for p in predictions], dataset.labels)
     truncated = sum(p.truncated for p in predictions)
     if report is not None:
-        pages.write(report, _report(clf, dataset, predictions))
+        text_files.write_text(report, _report(clf, dataset, predictions))
     if record:
         measured = {
             "accuracy": result.accuracy,
@@ -610,11 +610,11 @@ def _record(name: str, data: str, measured: dict[str, float], rows: int) -> None
         for metric, value in measured.items()
     ]
     new[-1] |= {"value": round(new[-1]["value"]), "backend": os.environ["KERAS_BACKEND"]}
-    with bundle.locked(directory):
+    with text_files.locked(directory):
         description = bundle.read(directory)
         kept = [row for row in description.results if row.get("data") != data]
         description = dataclasses.replace(description, results=(*new, *kept))
-        bundle.write_json(directory / bundle.CONFIG_FILE, description.to_dict())
+        text_files.write_json(directory / bundle.CONFIG_FILE, description.to_dict())
 
 
 def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Prediction], float]:

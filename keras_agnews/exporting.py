@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_agnews import bundle
+from keras_agnews import text_files
 from keras_agnews.configs import GruConfig
 from keras_agnews.errors import InputError, require
 from keras_agnews.exporters import huggingface, onnx
@@ -132,7 +132,7 @@ def _network(classifier: Any, path: Path, write: Callable[[Path], None]) -> None
     finally:
         passing.unlink(missing_ok=True)
     if whole is not None:
-        bundle.write_text(beside, whole)
+        text_files.write_text(beside, whole)
     else:
         warnings.warn(
             f"{path.name} has no {beside.name} beside it: the tokenizers library cannot do what "

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from keras_agnews import bundle, registry
+from keras_agnews import bundle, registry, text_files
 from keras_agnews.data import cache_directory
 from keras_agnews.errors import (
     BundleError,
@@ -309,7 +309,7 @@ def _names(directory: Path) -> list[str]:
 
 
 def _is_bundle(directory: Path) -> bool:
-    values = bundle.read_json(directory / bundle.CONFIG_FILE)
+    values = text_files.read_json(directory / bundle.CONFIG_FILE)
     return isinstance(values, dict) and "format" in values
 
 
@@ -670,7 +670,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        record = bundle.read_json(path)
+        record = text_files.read_json(path)
     except BundleError:
         record = None
     sums = record.get("sha256") if isinstance(record, dict) else None
@@ -689,7 +689,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 def _write_record(path: Path, record: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        bundle.write_json(path, record)
+        text_files.write_json(path, record)
     except OSError as error:
         warnings.warn(
             f"{path} could not be written ({error.strerror or error}), so the next download is "

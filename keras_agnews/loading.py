@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from keras_agnews import bundle, delta, hub, registry
+from keras_agnews import bundle, delta, hub, registry, text_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import BundleError, InputError, NotFoundError
@@ -177,7 +177,7 @@ def open_checkpoint(
         directory = _locate(source)
     origin = hub.origin(directory)
     checkpoint: Checkpoint
-    if huggingface.is_hugging_face(bundle.read_json(directory / bundle.CONFIG_FILE)):
+    if huggingface.is_hugging_face(text_files.read_json(directory / bundle.CONFIG_FILE)):
         name = origin["repository"].rpartition("/")[2] if origin else None
         checkpoint = huggingface.open_checkpoint(directory, name=name, pooling=pooling)
     else:

@@ -12,9 +12,7 @@ import hashlib
 import html
 import importlib.resources
 import json
-import os
 import re
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +82,6 @@ def render(title: str, body: str, styles: str, script: str = "", data: Any = Non
         version=__version__,
         script=scripts,
     )
-
-
-def write(path: Path, page: str) -> None:
-    """Write a page; a crash leaves the old one or the new one."""
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_path(path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_agnews import bundle, card, hub, registry
+from keras_agnews import bundle, card, hub, registry, text_files
 from keras_agnews.errors import InputError, UploadError
 
 
@@ -126,7 +126,7 @@ class _Job:
             raise InputError(f"{directory} has no weights yet: train it before you push it")
         # From a path on the Hub to what it is to be.
         self.files: dict[str, bytes | Path] = {
-            bundle.CONFIG_FILE: bundle.json_text(self.description.to_dict()).encode(),
+            bundle.CONFIG_FILE: text_files.json_text(self.description.to_dict()).encode(),
             bundle.VOCABULARY_FILE: directory / described.vocabulary_file,
         }
         if beside := described.weights.beside:

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_agnews import bundle
+from keras_agnews import text_files
 from keras_agnews.batching import Batches, for_keras
 from keras_agnews.errors import TrainingError
 from keras_agnews.recipes import Recipe, make_optimizer
@@ -273,7 +273,7 @@ def compute_once(
         array = np.zeros(shape, np.float32)
     else:
         mark = path.with_suffix(".json")
-        found = bundle.read_json(mark) if path.exists() and mark.exists() else {}
+        found = text_files.read_json(mark) if path.exists() and mark.exists() else {}
         if found.get("identity") == identity:
             array = np.lib.format.open_memmap(path, mode="r+")
             done, spent = found["done"], found["seconds"]
@@ -290,7 +290,7 @@ def compute_once(
             if path is not None:
                 array.flush()  # type: ignore[attr-defined]
                 state = {"identity": identity, "done": start + len(chunk), "seconds": spent}
-                bundle.write_json(mark, state)
+                text_files.write_json(mark, state)
     return array, spent
 
 

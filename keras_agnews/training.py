@@ -23,7 +23,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_agnews import batching, bundle, card, delta, loading
+from keras_agnews import batching, bundle, card, delta, loading, text_files
 from keras_agnews.augmentation import crop, cut_openings
 from keras_agnews.classifier import TextClassifier, check_texts, softmax
 from keras_agnews.data import Dataset
@@ -289,7 +289,7 @@ class _Run:
         )
         self.job = _JOBS[settings.recipe](classifier, settings, self.all_texts, all_labels)
         self.identity = self._identity()
-        self.digest = hashlib.sha256(bundle.json_text(self.identity).encode()).hexdigest()
+        self.digest = hashlib.sha256(text_files.json_text(self.identity).encode()).hexdigest()
         self.fit = ResumableFit(
             self.job.model, self.job.dataset, settings, self._path(CHECKPOINT_FILE), self.identity
         )
@@ -475,7 +475,7 @@ class _Run:
             for text in texts:
                 digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
         description = self.classifier.description
-        digest.update(bundle.json_text([description.labels, description.max_length]).encode())
+        digest.update(text_files.json_text([description.labels, description.max_length]).encode())
         if self.settings.recipe != "full":  # what is frozen is not in the checkpoint
             for weight in self.classifier.encoder.weights:
                 digest.update(ops.convert_to_numpy(weight.value).tobytes())
@@ -658,7 +658,7 @@ def _write_log(history: list[dict[str, Any]], path: Path) -> None:
     )
     writer.writeheader()
     writer.writerows(history)
-    bundle.write_text(path, text.getvalue())
+    text_files.write_text(path, text.getvalue())
 
 
 def _draw(history: list[dict[str, Any]], path: Path) -> None:

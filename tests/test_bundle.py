@@ -27,7 +27,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_agnews import bundle, card, tensor_files
+from keras_agnews import bundle, card, tensor_files, text_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import TransformerConfig
 from keras_agnews.errors import BundleError, InputError
@@ -161,7 +161,7 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
 
 def test_a_bundle_without_weights_is_one(tmp_path: Path) -> None:
     description, _, _ = model()
-    bundle.write_json(tmp_path / "config.json", description.to_dict())
+    text_files.write_json(tmp_path / "config.json", description.to_dict())
     assert bundle.read(tmp_path) == description
 
 
@@ -227,7 +227,7 @@ def test_a_model_under_other_file_names_is_replaced(directory: Path) -> None:
     values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     values["weights"]["file"] = "old.safetensors"
     values["tokenizer"]["vocabulary"] = "old.txt"
-    bundle.write_json(directory / "config.json", values)
+    text_files.write_json(directory / "config.json", values)
     assert contents(directory) == expected(0)
     bundle.write(directory, *model(1))
     assert contents(directory) == expected(1)
@@ -683,7 +683,7 @@ def test_any_config_is_valid_or_a_bundle_error(
         return
     assert description.parameters <= 4_000_100_000
     assert Bundle.from_dict(json.loads(json.dumps(description.to_dict()))) == description
-    bundle.write_json(directory / "config.json", description.to_dict())
+    text_files.write_json(directory / "config.json", description.to_dict())
     assert bundle.read(directory) == description
     try:
         tokenizer = bundle.read_tokenizer(directory, description)

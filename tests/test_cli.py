@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_agnews import __version__, bundle
+from keras_agnews import __version__, bundle, text_files
 from keras_agnews.cli import commands
 from keras_agnews.configs import TransformerConfig
 from keras_agnews.streams import read_lines
@@ -483,7 +483,7 @@ def test_the_accuracy_of_an_entry_is_that_on_most_rows(model, tmp_path):
             for data, rows, value in results
         ),
     )
-    bundle.write_json(directory / "config.json", description.to_dict())
+    text_files.write_json(directory / "config.json", description.to_dict())
     result = run_with_registered(tmp_path, "list", "model", "--format", "json")
     (shown,) = json.loads(result.stdout)
     assert (shown["accuracy"], shown["accuracy_on"]) == (0.9, "agnews test")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import keras_agnews
-from keras_agnews import BundleError, InputError, TrainingError, bundle, delta
+from keras_agnews import BundleError, InputError, TrainingError, bundle, delta, text_files
 
 TEXTS = ["good news for all", "the match was lost", ""]
 
@@ -212,7 +212,7 @@ def test_weights_may_be_a_difference_or_a_pinned_base(
     # And where all of them are on the Hub.
     description = bundle.read(target)
     pinned = dataclasses.replace(description, weights=description.pretrained, temperature=1.0)
-    bundle.write_json(target / "config.json", pinned.to_dict())
+    text_files.write_json(target / "config.json", pinned.to_dict())
     loaded = keras_agnews.load(tmp_path / "whole", weights=target, base=base)
     np.testing.assert_array_equal(loaded.predict(TEXTS), keras_agnews.load(base).predict(TEXTS))
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import SENTENCES
 
 import keras_agnews
-from keras_agnews import InputError, TrainingError
+from keras_agnews import InputError, TrainingError, text_files
 
 TEXTS = [text for text, _ in SENTENCES] * 4
 LABELS = [label for _, label in SENTENCES] * 4
@@ -141,7 +141,7 @@ def test_a_resumed_student_is_bit_equal_to_an_unbroken_one(
     monkeypatch.setattr(resumable, "CHUNK", 16)
     asked: list[int] = []
     predict, count = TextClassifier.predict, itertools.count(1)
-    write, json_written = resumable.ResumableFit.checkpoint, vars(resumable)["bundle"].write_json
+    write, json_written = resumable.ResumableFit.checkpoint, text_files.write_json
 
     def predicted(self: Any, texts: Any, *args: Any, **kwargs: Any) -> Any:
         asked.append(len(texts))
@@ -162,7 +162,7 @@ def test_a_resumed_student_is_bit_equal_to_an_unbroken_one(
     asked.clear()
     with monkeypatch.context() as patch:
         patch.setattr(resumable.ResumableFit, "checkpoint", counted(write))
-        patch.setattr("keras_agnews.bundle.write_json", counted(json_written))
+        patch.setattr("keras_agnews.text_files.write_json", counted(json_written))
         with pytest.raises(KeyboardInterrupt):
             keras_agnews.finetune(fresh_model(), data, data, output=tmp_path / "b", **options)
     resumed = fresh_model()
@@ -212,7 +212,7 @@ def test_answers_of_a_teacher_that_has_since_been_trained_anew_are_not_gone_on_w
     options = OPTIONS | {"teacher": tmp_path / "teacher", "teacher_weight": 1.0, "output": output}
     monkeypatch.setattr(resumable, "CHUNK", 8)
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)
-    written = vars(resumable)["bundle"].write_json
+    written = text_files.write_json
     write = resumable.ResumableFit.checkpoint
 
     def killed(path: Path, values: Any) -> None:
@@ -225,7 +225,7 @@ def test_answers_of_a_teacher_that_has_since_been_trained_anew_are_not_gone_on_w
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("keras_agnews.bundle.write_json", killed)
+        patch.setattr("keras_agnews.text_files.write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), **options)
     assert json.loads((output / "teacher.json").read_text())["done"] == 8

@@ -26,7 +26,7 @@ import reference_bert as oracle
 import safetensors.numpy
 from test_bundle import model
 
-from keras_agnews import bundle, card
+from keras_agnews import bundle, card, text_files
 from keras_agnews.errors import BundleError, InputError, KerasAgnewsError
 from keras_agnews.importers import huggingface
 
@@ -248,7 +248,7 @@ def write_bundle(directory: Path) -> Path:
     (directory / "README.md").write_text(CARD, encoding="utf-8")
     values = written.to_dict()
     del values["weights"]["sha256"]
-    bundle.write_json(directory / "config.json", values)
+    text_files.write_json(directory / "config.json", values)
     return directory
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_agnews import pages
+from keras_agnews import pages, text_files
 from keras_agnews.errors import InputError
 from keras_agnews.explain_page import explanation_page, readable, signed
 
@@ -99,7 +99,7 @@ def visit(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Visitor]]:
 
     def visit_page(page: str, **options: Any) -> Visitor:
         path = tmp_path / f"page{len(visitors)}.html"
-        pages.write(path, page)
+        text_files.write_text(path, page)
         visitors.append(Visitor(browser, path, **options))
         return visitors[-1]
 
@@ -144,7 +144,7 @@ def test_a_text_is_only_text(tmp_path: Path) -> None:
     assert not {"i", "b", "img"} & set(seen.tags)
     assert set(seen.attributes) == set(plain.attributes)
     assert HOSTILE.replace("\ud800", "\ufffd") in seen.parts
-    pages.write(tmp_path / "page.html", page)  # a lone surrogate has no UTF-8
+    text_files.write_text(tmp_path / "page.html", page)  # a lone surrogate has no UTF-8
     (data,) = re.findall(r'id="data">(.*?)</script>', page)
     assert not set("<>&") & set(data)
     assert json.loads(data)["tokens"][3] == "</script>"

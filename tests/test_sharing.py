@@ -26,7 +26,7 @@ from hub_client import CallError, HubClient
 from hub_server import FOR_EVER, STRANGER, TOKEN, HubServer
 from test_bundle import contents, model
 
-from keras_agnews import bundle, card, hub
+from keras_agnews import bundle, card, hub, text_files
 from keras_agnews.configs import TransformerConfig
 
 FILES = {"config.json", "model.safetensors", "vocab.txt", "README.md"}
@@ -127,10 +127,10 @@ def test_unchanged_files_are_not_sent_again(
     assert written_to(server) == []
 
     description = dataclasses.replace(bundle.read(written(0)), temperature=2.0)
-    bundle.write_json(written(0).parent / "config.json", description.to_dict())
+    text_files.write_json(written(0).parent / "config.json", description.to_dict())
     shutil.copy(written(0).parent / "config.json", written(0) / "config.json")
     directory = written(0)
-    bundle.write_json(directory / "config.json", description.to_dict())
+    text_files.write_json(directory / "config.json", description.to_dict())
     server.requests.clear()
     third = machine("push", directory, name)
     assert set(third["files"]) == {"config.json"}
@@ -330,7 +330,7 @@ def test_files_get_their_usual_names(
     values["tokenizer"]["vocabulary"] = ".0123abcdvocab.txt"
     for file in ("model.safetensors", "vocab.txt"):
         (directory / file).rename(directory / f".0123abcd{file}")
-    bundle.write_json(directory / "config.json", values)
+    text_files.write_json(directory / "config.json", values)
     machine("push", directory, name)
     assert of(machine("pull", f"hf://{name}")) == of(written(0))
     there = {path.name for path in server.repository(name).commit().iterdir()}
@@ -524,7 +524,7 @@ def test_metadata_of_both_sides_come_together(
     assert f"hf://{name}" in warning
     # A figure that is measured anew is nobody's.
     better = dataclasses.replace(bundle.read(local.parent), results=())
-    bundle.write_json(local.parent / "config.json", better.to_dict())
+    text_files.write_json(local.parent / "config.json", better.to_dict())
     machine("push", local.parent, name)
     assert data().eval_results is None
     # With a licence for the push.

@@ -18,7 +18,7 @@ import pytest
 from conftest import Lazy, needs
 
 import keras_agnews
-from keras_agnews import bundle, hub
+from keras_agnews import bundle, hub, text_files
 from keras_agnews.errors import (
     BundleError,
     DownloadError,
@@ -357,7 +357,7 @@ def entry(directory: Path, **changes: Any) -> Path:
         labels=("good", "bad"),
     )
     directory.mkdir()
-    bundle.write_json(directory / "config.json", draft.to_dict())
+    text_files.write_json(directory / "config.json", draft.to_dict())
     (directory / "vocab.txt").write_text("".join(f"{word}\n" for word in tfhub_model.VOCABULARY))
     return directory
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_agnews import bundle
+from keras_agnews import text_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.errors import InputError
@@ -66,11 +66,11 @@ def write(
     save_tensors(tensors, directory / WEIGHTS_FILE, directory / ".scratch", {"format": "pt"})
     write_vocabulary(directory / "vocab.txt", tokenizer.vocabulary)
     shutil.copymode(directory / "vocab.txt", directory / WEIGHTS_FILE)
-    bundle.write_text(directory / TOKENIZER_FILE, text)
+    text_files.write_text(directory / TOKENIZER_FILE, text)
     names = {theirs: getattr(tokenizer, ours) for ours, (theirs, *_) in CHECKPOINT_OPTIONS.items()}
     names |= {"tokenizer_class": "BertTokenizer", "model_max_length": description.max_length}
-    bundle.write_json(directory / "tokenizer_config.json", names)
-    bundle.write_json(directory / CONFIG_FILE, config)
+    text_files.write_json(directory / "tokenizer_config.json", names)
+    text_files.write_json(directory / CONFIG_FILE, config)
 
 
 def _family(description: Bundle, tokenizer: Any) -> Family:

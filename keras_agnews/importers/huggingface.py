@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_agnews import bundle
+from keras_agnews import text_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.data import LABELS
@@ -288,7 +288,7 @@ def open_checkpoint(
     if pooling not in (None, "first", "mean"):
         raise InputError(f"pooling is {pooling!r}, not 'first', 'mean' or None")
     path = directory / CONFIG_FILE
-    config = bundle.read_json(path)
+    config = text_files.read_json(path)
     try:
         family = _family(config)
         tensors = _plain_names(_stored(directory), family)
@@ -386,7 +386,7 @@ def _sentence_pooling(directory: Path) -> dict[str, Any]:
     path = directory / POOLING_FILE
     if not path.is_file():
         return {}
-    config = bundle.read_json(path)
+    config = text_files.read_json(path)
     if not isinstance(config, dict):
         raise BundleError(f"{path}: must be an object, not {type(config).__name__}")
     prefix = "pooling_mode_"
@@ -497,7 +497,7 @@ def _stored(directory: Path) -> dict[str, StoredTensor]:
 
 
 def _shards(index: Path) -> dict[str, StoredTensor]:
-    content = bundle.read_json(index)
+    content = text_files.read_json(index)
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
         raise BundleError(f"{index}: weight_map must be an object of file names")
