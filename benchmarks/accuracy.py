@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import cells, peers, place, rows
+from benchmarks.run import names_of
 from keras_agnews import data, metrics, registry
 from keras_agnews.device import cpu_name
 from keras_agnews.errors import DataError, DownloadError, KerasAgnewsError, NotFoundError
@@ -201,7 +202,11 @@ def _sources(_: Any, __: Any, values: Sequence[str]) -> dict[str, list[str]]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--entries", help="Separated by commas; by default all.")
+@click.option(
+    "--entries",
+    callback=names_of(registry.list_models()),
+    help="Separated by commas; by default all.",
+)
 @click.option("--classics/--no-classics", default=True, help="The peers that learn by themselves.")
 @click.option("--data", "path", metavar="PATH", help="AG News, both splits.")
 @click.option(
@@ -218,14 +223,14 @@ def _sources(_: Any, __: Any, values: Sequence[str]) -> dict[str, list[str]]:
     type=click.Path(path_type=Path, dir_okay=False),
 )
 def main(
-    entries: str | None,
+    entries: list[str] | None,
     classics: bool,
     path: str | None,
     weights: dict[str, list[str]],
     output: Path,
 ) -> None:
     """Accuracy, F1 and calibration error on the AG News test split, on the backend at hand."""
-    names = registry.list_models() if entries is None else entries.split(",")
+    names = registry.list_models() if entries is None else entries
     names.sort(key=lambda name: cells.describe(name).parameters)
     learners = [name for name in SEEDS if classics]
     console = Console(stderr=True)

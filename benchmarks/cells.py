@@ -28,7 +28,7 @@ LARGEST = 200_000_000
 # Of a strings-to-labels pass on a processor, so that it takes seconds with every entry.
 FLOPS_PER_PASS = 1.2e12
 MEAN_TOKENS = 53  # word pieces of an AG News text
-# So many that the batches of those that sort by length are as long as with all of them.
+# NOTES.md says how much more is padding with fewer texts.
 LEAST_TEXTS = {"strings": 256, "training": 64}
 QUICK_TEXTS = 512
 

@@ -41,6 +41,7 @@ MARKERS: dict[str, tuple[str, str]] = {
     "tfhub": (PURPLE, "D"),
     "onnx": (RED, "X"),
     "onnx-sorted": (RED, "P"),
+    "onnx-export": (RED, "D"),
     "onnx-int8": (RED, "*"),
     "tfidf-svm": (BLACK, "X"),
     "fasttext": (GREY, "*"),
@@ -259,7 +260,11 @@ def throughput_by_batch(plt: Any, device: str, found: Sequence[Row], results: Pa
         axes.set_title(entry, fontsize=9, fontweight="bold", loc="left")
     for axes in grid.flat[len(entries) :]:
         axes.set_visible(False)
-    grid[0, 0].legend(fontsize=8)
+    named: dict[str, Any] = {}  # of all panels: the first may lack a line
+    for axes in grid.flat:
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    grid[0, 0].legend(named.values(), named.keys(), fontsize=8)
     figure.supxlabel(f"texts a batch, {cells.LENGTH} tokens each", fontsize=9)
     figure.supylabel("texts a second (log scale)", fontsize=9)
     figure.suptitle(device, fontsize=9, x=0.02, ha="left", color="#444444")
@@ -269,14 +274,18 @@ def throughput_by_batch(plt: Any, device: str, found: Sequence[Row], results: Pa
 
 def padding_waste(plt: Any, device: str, found: Sequence[Row], results: Path) -> Any:
     """What share of the computed positions holds no token: a bar for each competitor."""
-    chosen = [row for row in found if row.work == "strings" and row.padding is not None]
+    chosen = [
+        row
+        for row in found
+        if row.work == "strings" and row.precision == "float32" and row.padding is not None
+    ]
     if not chosen:
         return None
     count = {entry: sum(row.entry == entry for row in chosen) for _, entry in _sized(chosen)}
     entry = max(count, key=lambda name: count[name])
     of_label: dict[str, Row] = {}
     for row in chosen:
-        if row.entry == entry and row.precision == "float32":
+        if row.entry == entry:
             of_label[naming.competitor(row)] = row
     bars = sorted(of_label.items(), key=lambda item: item[1].padding or 0)
     figure, axes = plt.subplots(figsize=(5.6, 0.3 * len(bars) + 0.9))

@@ -15,6 +15,7 @@ import click
 from benchmarks import cells, rows
 from benchmarks.cells import CLASSIC, OURS
 from benchmarks.naming import BACKENDS, by_device, competitor, competitor_order
+from benchmarks.peers import PEERS
 from benchmarks.rows import Row
 from keras_agnews import registry
 from keras_agnews.console import human_bytes
@@ -275,15 +276,29 @@ def _caption(device: str, found: Sequence[Row]) -> str:
     )
 
 
-def _samples(found: Iterable[Row]) -> str:
-    """How many a turn of ours had, which are even in length where they are not all."""
-    entries: dict[int, list[str]] = {}
+def _samples(found: Sequence[Row]) -> str:
+    """How many a turn had, which are even in length where they are not all, and how many turns."""
+    ours = [row for row in found if row.competitor == OURS and row.documents]
+    if not ours:
+        return ""
+    fewer = dict.fromkeys(
+        PEERS[row.competitor].title.partition(",")[0]
+        for row in found
+        if row.competitor in PEERS and PEERS[row.competitor].share < 1
+    )
+    part = f", and less for {', '.join(fewer)}, which pad to one length" if fewer else ""
+    counts = _of_entries(ours, lambda row: f"{row.documents:,}")
+    turns = _of_entries(ours, lambda row: str(row.turns))
+    return f"; of these a turn has {counts}{part}. Timed turns: {turns}"
+
+
+def _of_entries(found: Iterable[Row], value: Callable[[Row], str]) -> str:
+    """Values, each with the entries that have it, the smallest entry first."""
+    entries: dict[str, list[str]] = {}
     for row in sorted(found, key=_size):
-        if row.competitor == OURS and row.documents:
-            names = entries.setdefault(row.documents, [])
-            names += [f"`{row.entry}`"] * (f"`{row.entry}`" not in names)
-    told = [f"{count:,} for {', '.join(names)}" for count, names in sorted(entries.items())[::-1]]
-    return f"; of these a turn has {', '.join(told)}" if told else ""
+        names = entries.setdefault(value(row), [])
+        names += [f"`{row.entry}`"] * (f"`{row.entry}`" not in names)
+    return ", ".join(f"{value} for {', '.join(names)}" for value, names in entries.items())
 
 
 def _span(dates: Iterable[str]) -> str:

@@ -148,9 +148,13 @@ def _accuracies(file: Path) -> list[dict[str, str]]:
 def merge_accuracies(file: Path, names: Sequence[str], new: Iterable[dict[str, str]]) -> None:
     """Put rows with these columns into a file; a row of the same model is replaced, others stay.
 
-    The entries come by their size, then what has none.
+    So does a figure where the new row has none, e.g. of what is not installed this time. The
+    entries come by their size, then what has none.
     """
-    kept = {row["model"]: row for row in _accuracies(file)} | {row["model"]: row for row in new}
+    kept = {row["model"]: row for row in _accuracies(file)}
+    for row in new:
+        if row.get("accuracy") or not kept.get(row["model"], {}).get("accuracy"):
+            kept[row["model"]] = row
     rows = [{name: row.get(name) or "" for name in names} for row in kept.values()]
     rows.sort(key=lambda row: int(row["parameters"]) if row["parameters"] else math.inf)
     write_csv(file, names, rows)

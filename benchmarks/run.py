@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import queue
+import signal
 import statistics
 import subprocess
 import sys
@@ -72,6 +73,7 @@ class Child:
             text=True,
             env={**os.environ, **environment},
             cwd=Path(__file__).resolve().parents[1],
+            start_new_session=True,  # to end it with the processes that it has started
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -106,12 +108,11 @@ class Child:
 
     def close(self) -> None:
         """End it, whatever it does."""
-        self._process.terminate()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        for signal_, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, None)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal_)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
         for stream in (self._process.stdin, self._process.stdout, self._log):
             with contextlib.suppress(OSError):
                 if stream is not None:
@@ -175,7 +176,7 @@ class Runner:
                 if name == CLASSIC:
                     read_texts(self.data, ["word"]).write(entry.directory)
                     continue
-                self._write_texts(name, entry, any(cell.work == "training" for cell in here))
+                self._write_texts(name, entry, here)
                 self._write_weights(name, entry, here)
             except ChildError as error:
                 entry.failure = error
@@ -192,28 +193,31 @@ class Runner:
             "forms": sorted(forms - {""}),
         }
         backend = next((cell.backend for cell in here if cell.competitor == OURS), None)
-        child = Child(PREPARE, _environment(backend), entry.directory / "prepare.log")
+        child = Child(PREPARE, _environment(backend, self.gpu), entry.directory / "prepare.log")
         try:
             entry.weights = child.ask(json.dumps(options), self.limits[1])["weights"]
         finally:
             child.close()
 
-    def _write_texts(self, name: str, entry: Entry, training: bool) -> None:
+    def _write_texts(self, name: str, entry: Entry, here: Sequence[Cell]) -> None:
         directory = registry.find(name)
         assert directory is not None
         tokenizer = bundle.read_tokenizer(directory, bundle.read(directory))
-        for split in ("test", "train") if training else ("test",):
-            texts = read_texts(self.data, tokenizer.vocabulary, split)
-            if split == "train":
-                texts = texts.sample(cells.TRAINING_TEXTS)
-                if texts.labels is None:
-                    drawn = np.random.default_rng(0).integers(0, 4, len(texts.texts))
-                    texts = dataclasses.replace(texts, labels=drawn.tolist())
-            texts.write(entry.directory, split)
+        read_texts(self.data, tokenizer.vocabulary).write(entry.directory)
+        learners = [cell for cell in here if cell.work == "training"]
+        if not learners:
+            return
+        texts = read_texts(self.data, tokenizer.vocabulary, "train")
+        if texts.labels is None:
+            drawn = np.random.default_rng(0).integers(0, 4, len(texts.texts))
+            texts = dataclasses.replace(texts, labels=drawn.tolist())
+        count = max(cells.text_count(cell, self.quick, self.gpu) for cell in learners)
+        lengths, size = tokenizer.batch(texts.texts).lengths, cells.TRAINING_BATCH
+        texts.batches(lengths, size, count // size).write(entry.directory, "train")
 
     def run(self, group: Sequence[Cell]) -> list[Row]:
         """Let the cells of a group take turns; a row for each."""
-        work, first = group[0].work, group[0]
+        work = group[0].work
         rounds = self.rounds[work]
         answers: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in group}
         facts: dict[Cell, dict[str, Any]] = {}
@@ -237,7 +241,7 @@ class Runner:
                     failures[cell] = entry.failure
                     continue
                 log = entry.directory / f"{cell.name}.log"
-                children[cell] = Child(self.worker, _environment(cell.backend), log)
+                children[cell] = Child(self.worker, _environment(cell.backend, self.gpu), log)
                 stack.callback(children[cell].close)
                 limit = end - time.monotonic() if work == "model" else self._limit(1)
                 attempt(cell, self._job(cell).to_json(), limit)
@@ -257,7 +261,7 @@ class Runner:
             for cell in list(children):
                 if (answer := attempt(cell, "end", self._limit(2))) is not None:
                     facts[cell] = answer
-        reference = next((c for c in group if c in facts and c.competitor == OURS), first)
+        reference = next((c for c in group if c in facts and c.competitor == OURS), None)
         return [
             self._row(cell, answers[cell], facts.get(cell), failures.get(cell), reference)
             for cell in group
@@ -288,7 +292,7 @@ class Runner:
         turns: Sequence[dict[str, Any]],
         facts: dict[str, Any] | None,
         failure: ChildError | None,
-        reference: Cell,
+        reference: Cell | None,
     ) -> Row:
         entry = self.entries[cell.entry]
         values: dict[str, Any] = dataclasses.asdict(cell) | {
@@ -347,8 +351,8 @@ class Runner:
         )
         return lengths, passes * work, origin
 
-    def _compare(self, cell: Cell, reference: Cell) -> dict[str, Any]:
-        """How the answers compare with the first of ours, and with the right ones."""
+    def _compare(self, cell: Cell, reference: Cell | None) -> dict[str, Any]:
+        """How the answers compare with the first of ours, if one came, and with the right ones."""
         entry, file = self.entries[cell.entry], self._scores_file(cell)
         every = Texts.read(entry.directory)
         count = cells.text_count(cell, self.quick, self.gpu)
@@ -357,7 +361,7 @@ class Runner:
         answers = scores.argmax(axis=1)
         if texts.labels is not None and (entry.weights == "trained" or cell.entry == CLASSIC):
             found["accuracy"] = float(np.mean(answers == np.array(texts.labels)))
-        if reference.competitor == OURS and reference != cell:
+        if reference is not None and reference != cell:
             theirs = np.load(self._scores_file(reference))
             more = cells.text_count(reference, self.quick, self.gpu)
             _, mine, other = np.intersect1d(
@@ -392,7 +396,7 @@ def _start_seconds(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _environment(backend: str | None) -> dict[str, str]:
+def _environment(backend: str | None, gpu: bool = False) -> dict[str, str]:
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONWARNINGS": "ignore",
@@ -401,16 +405,26 @@ def _environment(backend: str | None) -> dict[str, str]:
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     }
+    if gpu:
+        # Float32 is to be that for all: JAX and TensorFlow would round it to TF32, PyTorch not.
+        environment |= {"NVIDIA_TF32_OVERRIDE": "0", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
     return environment | ({"KERAS_BACKEND": backend} if backend in cells.BACKENDS else {})
 
 
-def remaining(wanted: Sequence[Cell], output: Path, commit: str) -> list[list[Cell]]:
-    """The groups of which a row is missing that this commit has measured."""
-    known = {row.cell for row in rows.read(output) if row.commit == commit}
+def remaining(wanted: Sequence[Cell], output: Path, commit: str, device: str) -> list[list[Cell]]:
+    """The groups of which a row is missing that this commit has measured, on this device.
+
+    The classics are at home on a processor wherever they run.
+    """
+    known = {
+        row.cell
+        for row in rows.read(output)
+        if row.commit == commit and (row.device == device or row.entry == CLASSIC)
+    }
     return [group for group in cells.groups(wanted) if not known.issuperset(group)]
 
 
-def _names(known: Sequence[str]) -> Callable[[Any, Any, str | None], list[str] | None]:
+def names_of(known: Sequence[str]) -> Callable[[Any, Any, str | None], list[str] | None]:
     """For click: a list of known names, separated by commas."""
 
     def check(_: Any, __: Any, value: str | None) -> list[str] | None:
@@ -432,14 +446,14 @@ def _weights(_: Any, __: Any, values: Sequence[str]) -> dict[str, str]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--entries", callback=_names(registry.list_models()), help="By default all.")
-@click.option("--backends", callback=_names(cells.BACKENDS), help="By default those installed.")
-@click.option("--peers", callback=_names(("", *PEERS)), help="By default all; '' for none.")
+@click.option("--entries", callback=names_of(registry.list_models()), help="By default all.")
+@click.option("--backends", callback=names_of(cells.BACKENDS), help="By default those installed.")
+@click.option("--peers", callback=names_of(("", *PEERS)), help="By default all; '' for none.")
 @click.option(
     "--works",
     default=",".join(cells.WORKS),
     show_default=True,
-    callback=_names(cells.WORKS),
+    callback=names_of(cells.WORKS),
     help="Texts to probabilities, token ids to logits, start, training.",
 )
 @click.option(
@@ -447,7 +461,7 @@ def _weights(_: Any, __: Any, values: Sequence[str]) -> dict[str, str]:
     "precisions",
     default="float32",
     show_default=True,
-    callback=_names(cells.PRECISIONS),
+    callback=names_of(cells.PRECISIONS),
     help="Of float32, bfloat16 and int8.",
 )
 @click.option("--quick", is_flag=True, help="Two entries, few texts: under 5 minutes on two cores.")
@@ -497,7 +511,9 @@ def main(
         quick=quick,
         gpu=gpu,
     )
-    groups = remaining(wanted, output, place.commit()) if resume else cells.groups(wanted)
+    groups = cells.groups(wanted)
+    if resume:
+        groups = remaining(wanted, output, place.commit(), place.device(gpu))
     turns = {work: rounds or (2 if quick else count) for work, count in ROUNDS.items()}
     done: list[Row] = []
     with contextlib.ExitStack() as stack:

@@ -35,10 +35,29 @@ class Texts:
     origin: str
 
     def sample(self, count: int) -> Texts:
-        """`count` of them, of every length as many as there are; all where there are fewer."""
+        """`count` of them, each length in its share of all; all where there are fewer."""
         if count >= len(self.texts):
             return self
         drawn = self.drawn(count)
+        labels = self.labels and [self.labels[i] for i in drawn]
+        return Texts([self.texts[i] for i in drawn], labels, self.origin)
+
+    def batches(self, lengths: np.ndarray, size: int, count: int) -> Texts:
+        """`count` batches of `size` texts of like length, evenly from the shortest to the longest.
+
+        They are those that all texts in order of their length are cut into: two such batches of a
+        small sample would be half padding.
+
+        Args:
+            lengths: int `(n,)`, tokens of each text.
+            size: of a batch.
+            count: how many batches; all texts are given where there are no more.
+        """
+        order, whole = np.argsort(lengths, kind="stable"), len(lengths) // size
+        if count >= whole:
+            return self
+        chosen = ((np.arange(count) + 0.5) / count * whole).astype(int)
+        drawn = np.concatenate([order[i * size : (i + 1) * size] for i in chosen])
         labels = self.labels and [self.labels[i] for i in drawn]
         return Texts([self.texts[i] for i in drawn], labels, self.origin)
 

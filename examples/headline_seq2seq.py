@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -251,7 +252,13 @@ def loss(target: Any, log_probability: Any) -> Any:
 
 
 def fit(
-    network: Network, train: Pairs, held_out: Pairs, settings: Settings, output: Path, resume: bool
+    network: Network,
+    vocabulary: Vocabulary,
+    train: Pairs,
+    held_out: Pairs,
+    settings: Settings,
+    output: Path,
+    resume: bool,
 ) -> list[dict[str, float]]:
     """Train, keep a checkpoint of each epoch in `output`, and end with the best one's weights."""
     model, dataset = network.train, train.batches(settings, shuffle=True)
@@ -263,11 +270,14 @@ def fit(
     model.compile(optimizer, loss)
     optimizer.build(model.trainable_variables)
     record = output / "run.json"
-    run: dict[str, Any] = {"settings": dataclasses.asdict(settings), "history": []}
+    # By other words the same ids mean other things.
+    words = hashlib.sha256("\n".join(vocabulary.words).encode()).hexdigest()
+    run: dict[str, Any] = {"settings": dataclasses.asdict(settings), "words": words, "history": []}
     if resume and record.exists():
         stored = json.loads(record.read_text())
-        if stored["settings"] != run["settings"]:
-            raise InputError(f"{record} is of a run with other settings: resume with the same")
+        for name, what in (("settings", "settings"), ("words", "rows, and so other words")):
+            if stored.get(name) != run[name]:
+                raise InputError(f"{record} is of a run with other {what}: resume with the same")
         run = stored
         if run["history"]:
             model.load_weights(output / f"epoch-{len(run['history'])}.weights.h5")
@@ -501,6 +511,12 @@ def load(options: argparse.Namespace, settings: Settings) -> tuple[Vocabulary, l
     ]
 
 
+def _finished(output: Path, settings: Settings) -> bool:
+    """Whether a directory has a run of all its epochs."""
+    record = output / "run.json"
+    return record.exists() and len(json.loads(record.read_text())["history"]) >= settings.epochs
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", help="directory of AG News' CSV files; else KERAS_AGNEWS_DATA")
@@ -522,12 +538,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     vocabulary, (train, held_out, test) = load(options, settings)
     network = build(vocabulary, settings)
     print(f"{len(train.sources):,} rows, {network.train.count_params():,} parameters")
-    fit(network, train, held_out, settings, options.output, options.resume or bool(options.text))
+    if options.text and not _finished(options.output, settings):
+        raise InputError(f"{options.output} has no finished run: train one without --text first")
+    resume = options.resume or bool(options.text)
+    fit(network, vocabulary, train, held_out, settings, options.output, resume)
     if options.text:
         own = Pairs.make([""], [options.text], vocabulary, settings)
         headlines, alignments = write(network, vocabulary, own, settings, rows=1)
         print(" ".join(headlines[0]))
-        draw(options.output / "text.png", own.sources[0], headlines[0], alignments[0])
+        if headlines[0]:
+            draw(options.output / "text.png", own.sources[0], headlines[0], alignments[0])
         return
     results, headlines, alignments = measure(network, vocabulary, held_out, test, settings)
     results |= {"train_rows": len(train.sources), "backend": keras.backend.backend()}
@@ -539,7 +559,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         writer.writerows(
             (" ".join(a), " ".join(b)) for a, b in zip(headlines, test.headlines, strict=True)
         )
-    draw(options.output / "alignment.png", test.sources[0], headlines[0], alignments[0])
+    if headlines[0]:
+        draw(options.output / "alignment.png", test.sources[0], headlines[0], alignments[0])
     for part in ("validation", "test"):
         row = results[part]
         print(

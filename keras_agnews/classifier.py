@@ -118,7 +118,17 @@ class TextClassifier(keras.Model):
     @property
     def encoder(self) -> keras.layers.Layer:
         """The layer from token ids to hidden states; see `layers.TransformerEncoder`."""
-        return self.model.get_layer("encoder")
+        return self.layer("encoder")
+
+    def layer(self, name: str) -> keras.layers.Layer:
+        """A layer of the model, e.g. `"logits"`; `InputError` where the architecture has none."""
+        try:
+            return self.model.get_layer(name)
+        except ValueError:
+            raise InputError(
+                f"{self.description.name} is built by {self.description.builder!r}, and its model "
+                f"has no layer {name!r}, which this needs"
+            ) from None
 
     def describe(self, **changes: Any) -> None:
         """Change fields of the description, e.g. `describe(results=(...,))`.
@@ -196,11 +206,11 @@ class TextClassifier(keras.Model):
     def features(self, texts: Any, batch_size: int | None = None) -> np.ndarray:
         """What the classification head sees of each text, float32 `(n, hidden_size)`."""
         if self._features_forward is None:
-            head = self.model.get_layer("head_dropout")
+            head = self.layer("head_dropout")
             self._features_forward = inference.compile_forward(
                 keras.Model(self.model.input, head.input)
             )
-        width = self.model.get_layer("head_dropout").input.shape[-1]
+        width = self.layer("head_dropout").input.shape[-1]
         return self._run(self._features_forward, check_texts(texts), width, batch_size)[0]
 
     def logits(self, texts: Any, batch_size: int | None = None) -> np.ndarray:
@@ -327,7 +337,12 @@ class TextClassifier(keras.Model):
         """
         if _is_dataset(x):
             _check_alone(
-                y=y, sample_weight=sample_weight, validation_split=validation_split or None
+                y=y,
+                sample_weight=sample_weight,
+                validation_split=validation_split or None,
+                batch_size=batch_size if validation_data is None else None,
+                shuffle=None if shuffle else shuffle,
+                seed=seed,
             )
             dataset = x
         else:
@@ -385,7 +400,7 @@ class TextClassifier(keras.Model):
     ) -> Any:
         """Loss and metrics on texts and labels, as `keras.Model.evaluate` returns them."""
         if _is_dataset(x):
-            _check_alone(y=y, sample_weight=sample_weight)
+            _check_alone(y=y, sample_weight=sample_weight, batch_size=batch_size)
             return super().evaluate(_for_keras(x), **kwargs)
         texts = check_texts(x)
         if not len(texts):

@@ -527,12 +527,7 @@ def evaluate(
         }
         _record(name, f"{Path(dataset.source).name} test", measured, len(dataset.texts))
     per_class = {
-        label: {
-            "precision": float(result.precision[i]),
-            "recall": float(result.recall[i]),
-            "f1": float(result.f1[i]),
-            "rows": int(result.confusion[i].sum()),
-        }
+        label: {**result.of_class(i), "rows": int(result.confusion[i].sum())}
         for label, i in index.items()
     }
     if form == "json":
@@ -572,7 +567,11 @@ def evaluate(
     print_table(
         {"class": "<", "precision": ">", "recall": ">", "F1": ">", "rows": ">"},
         [
-            (label, *(f"{c[key]:.2%}" for key in ("precision", "recall", "f1")), f"{c['rows']:,}")
+            (
+                label,
+                *("-" if c[key] is None else f"{c[key]:.2%}" for key in list(c)[:3]),
+                f"{c['rows']:,}",
+            )
             for label, c in per_class.items()
         ],
     )

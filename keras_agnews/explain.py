@@ -7,6 +7,7 @@ everything here comes.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +43,9 @@ TOLERANCE = 0.01
 _STEPS = (16, 32, 64, 128, 256, 512)
 _ROUNDING = 1e-4  # of the logits
 
-_walks: weakref.WeakKeyDictionary[keras.Model, tuple[_Walk, Run]] = weakref.WeakKeyDictionary()
+_walks: weakref.WeakKeyDictionary[keras.Model, tuple[_Walk, Callable[..., Any]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +129,9 @@ def attention(clf: TextClassifier, text: str, label: str | None = None) -> Expla
     start = walk.embed(_padded(np.where(specials, ids, unknown), padded))
     (logits, baseline), weights, _ = run(np.stack([end, start]), mask, column)
     total = logits[column] - baseline[column]
-    attribution = _integrate(lambda path: run(path, mask, column)[2], start, end, total)
+    attribution = _integrate(
+        lambda path: run(path, mask, column, slice(2, 3))[0], start, end, total
+    )
     return Explanation(
         text=text,
         tokens=tuple(tokenizer.tokens(ids)),
@@ -160,6 +165,12 @@ def _integrate(
         found = np.einsum("n,nld,ld->l", shares / 2, gradients(path.astype(np.float32)), change)
         if abs(found.sum() - total) <= TOLERANCE * np.abs(found).sum() + _ROUNDING:
             break
+    else:
+        warnings.warn(
+            f"the attributions add up to {found.sum():.3g} where the logit changes by {total:.3g}: "
+            f"{steps} steps of integration do not do for this model and text",
+            stacklevel=3,
+        )
     return found.astype(np.float32)
 
 
@@ -281,24 +292,27 @@ def _attend(attention: SelfAttention, hidden: Any, attend: Any) -> tuple[Any, An
 # --- gradients -------------------------------------------------------------------------------
 
 
-def _walked(clf: TextClassifier) -> tuple[_Walk, Run]:
-    """The classifier's walk and its `Run`, made once."""
+def _walked(clf: TextClassifier) -> tuple[_Walk, Callable[..., Any]]:
+    """The classifier's walk and its `Run` in rows, made once."""
     if clf.model not in _walks:
         walk = _walk(clf)
         _walks[clf.model] = walk, _in_rows(differentiable(walk))
     return _walks[clf.model]
 
 
-def _in_rows(run: Run) -> Run:
-    """The same, `_ROWS` points at a time."""
+def _in_rows(run: Run) -> Callable[..., Any]:
+    """The same, `_ROWS` points at a time, of which the outputs that are `wanted` are kept."""
 
-    def run_all(points: np.ndarray, mask: np.ndarray, column: int) -> Any:
+    def run_all(
+        points: np.ndarray, mask: np.ndarray, column: int, wanted: slice = slice(None)
+    ) -> Any:
         parts = []
         for window in batching.windows(len(points), _ROWS):
             part = points[window]
             missing = _ROWS - len(part)
             whole = np.concatenate([part, part[:1].repeat(missing, axis=0)])
-            parts.append([output[: len(part)] for output in run(whole, mask, column)])
+            outputs = run(whole, mask, column)[wanted]
+            parts.append([output[: len(part)] for output in outputs])
         return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
     return run_all

@@ -44,7 +44,8 @@ def _saved_model(classifier: Any, directory: Path) -> None:
         raise InputError(f"{directory} exists and is no SavedModel: give another name")
     tf = require("tensorflow", "tensorflow", "to write a SavedModel")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its place, then renamed: a crash leaves the old model or the new one.
+    # Beside its place, then renamed. A directory cannot replace another in one step: who is killed
+    # between the two leaves the old model under its hidden name.
     passing, old = (directory.with_name(f".{uuid.uuid4().hex[:8]}{directory.name}") for _ in "ab")
     try:
         module = _serving(classifier)
@@ -53,6 +54,8 @@ def _saved_model(classifier: Any, directory: Path) -> None:
             os.replace(directory, old)
         os.replace(passing, directory)
     finally:
+        if old.exists() and not directory.exists():
+            os.replace(old, directory)
         for path in (passing, old):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -109,6 +112,8 @@ def _tflite(classifier: Any, path: Path) -> None:
         try:
             classifier.model.export(passing, format="litert", verbose=False)
         except ValueError as error:
+            if "litert" not in str(error):  # what an older Keras says of a format it knows not
+                raise
             raise InputError(
                 f"Keras {keras.__version__} cannot write {path} ({error}): 3.13 and newer can"
             ) from None

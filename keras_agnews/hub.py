@@ -384,24 +384,22 @@ def _checked(repository: str, directory: Path, name: str, known: str, repair: bo
         if matches(path, known, found):
             return found
         if not last:
-            ask(
-                repository,
-                directory.name,
-                lambda client: retried(
-                    functools.partial(
-                        client.hf_hub_download,
-                        repository,
-                        name,
-                        revision=directory.name,
-                        force_download=True,
-                    )
-                ),
-            )
+            again = functools.partial(_fetch, repository, directory.name, name, force=True)
+            try:
+                ask(repository, directory.name, again)
+            except DownloadError as error:
+                raise DownloadError(f"{path} is damaged, and cannot be had anew: {error}") from None
     raise DownloadError(
         f"{name} of {SCHEME}{repository} at {directory.name} has SHA-256 {found}, not "
         f"{known if _SUM.fullmatch(known) else 'what the Hub declares'}: it is not the file that "
         f"was pinned, and is not used{'' if repair else '; `keras-agnews pull` fetches it anew'}"
     )
+
+
+def _fetch(repository: str, commit: str, name: str, client: Any, force: bool = False) -> str:
+    """The path of one file in the client's cache."""
+    get = functools.partial(client.hf_hub_download, repository, name, revision=commit)
+    return retried(functools.partial(get, force_download=force))
 
 
 def matches(content: Path | bytes, known: str, sha256: str = "") -> bool:
@@ -440,8 +438,8 @@ def verify(
 
     Args:
         source: `"hf://user/name@revision"`, whose files are fetched where the cache has them not;
-            or the name of an entry, or a directory. One that `pull` has made is held against the
-            Hub too.
+            or the name of an entry, or a directory. A bundle that `pull` has made is held against
+            the Hub too.
         revision: a commit, branch or tag, here instead of in the address.
 
     Raises:
@@ -507,9 +505,15 @@ def _theirs(
     sums = {file: (value, "hub") for file, value in there.sums.items()}
     if origin(directory) is not None or description is None:
         return sums
+    if bundle.CONFIG_FILE not in there.sums:
+        return {}
+    get = functools.partial(_fetch, name, commit, bundle.CONFIG_FILE)
+    file = ask(name, commit, lambda client: Path(get(client)))
+    _checked(name, file.parent, file.name, there.sums[file.name], repair=True)
+    if not _is_bundle(file.parent):
+        return {}  # a checkpoint that these weights began with: it says nothing of these files
     # A copy has one field of its own. Anything else has been trained on, and is another model.
-    snapshot = download(repository, revision=commit)
-    pushed = bundle.read(snapshot.directory)
+    pushed = bundle.read(file.parent)
     if dataclasses.replace(pushed, source=None) != dataclasses.replace(description, source=None):
         warnings.warn(
             f"{directory} comes from {repository}@{commit} and is another model by now: "

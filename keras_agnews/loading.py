@@ -230,7 +230,11 @@ def open_weights(
 
 def _adopt(target: Bundle, origin: Bundle) -> Bundle:
     """`target` with what the weights were trained with: activation, epsilon and tokenizer."""
-    ours, theirs = target.config.encoder_variables(), origin.config.encoder_variables()
+    ours: dict[str, tuple[int, ...]]
+    theirs: dict[str, tuple[int, ...]]
+    ours, theirs = (  # which a third party's architecture need not tell apart
+        getattr(config, "encoder_variables", dict)() for config in (target.config, origin.config)
+    )
     for name, shape in ours.items():
         if theirs.get(name, shape) != shape:
             raise BundleError(

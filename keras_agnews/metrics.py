@@ -32,6 +32,15 @@ class Scores:
     f1: np.ndarray
     confusion: np.ndarray
 
+    def of_class(self, i: int) -> dict[str, float | None]:
+        """Precision, recall and F1 of a class; `None` where there is nothing to take a share of."""
+        labelled, answered = self.confusion[i].sum(), self.confusion[:, i].sum()
+        return {
+            "precision": float(self.precision[i]) if answered else None,
+            "recall": float(self.recall[i]) if labelled else None,
+            "f1": float(self.f1[i]) if labelled + answered else None,
+        }
+
 
 def scores(labels: Any, predicted: Any, classes: int) -> Scores:
     """Compare answers with the true labels.

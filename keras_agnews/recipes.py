@@ -91,6 +91,11 @@ class Recipe:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 <= value <= high:
                 raise InputError(f"{name} must be a number in 0 to {high:g}, not {value!r}")
+        for name in ("learning_rate", "pretrain_learning_rate"):
+            if not getattr(self, name):
+                raise InputError(f"{name} must be above 0")
+        if self.warmup == 1:
+            raise InputError("warmup must be a share below 1")
         if self.teacher is None:
             for name in ("crops", "teacher_embeddings"):
                 if getattr(self, name):

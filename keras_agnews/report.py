@@ -156,8 +156,8 @@ def _percent(share: float, digits: int = 1) -> str:
 def _classes(scores: metrics.Scores, names: Sequence[str]) -> str:
     rows = ""
     for i, name in enumerate(names):
-        fractions = (scores.precision[i], scores.recall[i], scores.f1[i])
-        shown = (f"{100 * fraction:.1f}" for fraction in fractions)
+        fractions = scores.of_class(i).values()
+        shown = ("-" if value is None else f"{100 * value:.1f}" for value in fractions)
         rows += _row(escape(name), *shown, f"{scores.confusion[i].sum():,}")
     heads = "".join(f'<th scope="col">{h}</th>' for h in ("precision", "recall", "F1", "texts"))
     return f"""<figure><div class="scroll"><table class="numbers"><thead><tr>

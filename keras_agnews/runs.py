@@ -151,6 +151,11 @@ def run(
     Returns: what `keras_agnews.finetune` does.
     """
     sources = []
+    if "," in str(output) and any(isinstance(teacher, Bundle) for teacher in plan.teachers):
+        raise InputError(
+            f"--output {output}: a comma parts the names of teachers, which are trained in there: "
+            "give a directory without one"
+        )
     for i, teacher in enumerate(plan.teachers, 1):
         source = teacher if isinstance(teacher, str) else str(output / f"teacher-{i}")
         if isinstance(teacher, Bundle):

@@ -80,8 +80,9 @@ def finetune(
         recipe: `"full"`, `"head"` or `"lora"`; by default the entry's.
         output: directory for checkpoints, `log.csv`, `curves.png` and the finished bundle.
             The bundle in it is always that of the best epoch so far.
-        resume: go on from the checkpoint in `output`, to the same result as an unbroken run; a
-            run that has none starts anew, one that is finished returns at once.
+        resume: go on from the checkpoint in `output`, to the same weights as an unbroken run; a
+            run that has none starts anew, one that is finished returns at once. The training loss
+            and accuracy of the epoch that was broken off are then those of its rest.
         progress: whether standard error shows progress and the time left: a bar on a terminal,
             else a line a minute.
         dtype: how the finished bundle stores its weights, `"float32"` or `"float16"`.
@@ -103,6 +104,11 @@ def finetune(
     if resume and output is None:
         raise InputError("resume=True needs output=, the directory of the run to go on with")
     bundle.check_dtype(dtype)
+    if any(getattr(layer, "lora_enabled", False) for layer in nested_layers(classifier.model)):
+        raise InputError(
+            "enable_lora has been called on this model: save_bundle merges its updates, so load "
+            "what that writes, and train it by the recipe 'lora'"
+        )
     settings = make_recipe(classifier, recipe, **options)
     texts, labels = _checked(classifier, train, "training")
     _check_classes(classifier, labels, settings)
@@ -180,7 +186,7 @@ class _Head(_Full):
         self.classifier, self.texts = classifier, texts
         classifier.encoder.trainable = False
         layers = classifier.model.layers
-        first = classifier.model.get_layer("head_dropout")
+        first = classifier.layer("head_dropout")
         inputs = keras.Input(first.input.shape[1:], name="features")
         hidden = inputs
         for layer in layers[layers.index(first) :]:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,17 @@ def test_a_sample_is_padded_as_all_texts_are(agnews: Path) -> None:
     assert set(every.drawn(256)) < set(every.drawn(1_024))
 
 
+def test_training_batches_of_a_sample_are_those_of_all_texts() -> None:
+    lengths = np.random.default_rng(1).permutation(np.arange(100) // 3)
+    every = texts.Texts([str(n) for n in lengths], list(range(100)), "made")
+    found = every.batches(lengths, 8, 3)
+    whole = np.sort(lengths)[:96].reshape(12, 8)
+    batches = np.array([int(text) for text in found.texts]).reshape(3, 8)
+    np.testing.assert_array_equal(batches, whole[[2, 6, 10]])
+    assert [every.texts[i] for i in found.labels or ()] == found.texts
+    assert every.batches(lengths, 8, 12) is every
+
+
 def test_generated_texts_are_as_long_as_those_of_ag_news(agnews: Path) -> None:
     theirs = texts.read_texts(str(agnews), [])
     assert theirs.origin == "AG News test, complete"
@@ -314,6 +326,35 @@ def test_what_fails_is_a_row_that_says_so(tmp_path: Path) -> None:
         assert row.start_s is None
 
 
+def test_a_group_of_which_ours_fail_has_its_rows(tmp_path: Path) -> None:
+    """Answers are then compared with nothing, not with those of an earlier run that lie there."""
+    runner = runner_of(tmp_path, {"jax": "sys.exit(3)"})
+    ours = Cell("strings", "tiny-transformer", OURS, "jax")
+    other = dataclasses.replace(ours, competitor="onnx", backend="onnxruntime")
+    scores = np.eye(4)[[LABELS.index(label) for _, label in SENTENCES]]
+    for cell in (ours, other):
+        np.save(tmp_path / "tiny-transformer" / f"{cell.name}.npy", scores)
+    failed, good = runner.run([ours, other])
+    assert (failed.status, good.status) == ("failed", "ok")
+    assert (good.accuracy, good.agreement, good.difference) == (1.0, None, None)
+
+
+def test_what_a_process_has_started_ends_with_it(tmp_path: Path) -> None:
+    child_of = "import subprocess, sys, json; sys.stdin.readline(); " + (
+        "found = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)']); "
+        "print(json.dumps({'pid': found.pid}), flush=True); found.wait()"
+    )
+    child = run.Child((sys.executable, "-S", "-c", child_of), {}, tmp_path / "log")
+    pid = child.ask("", 60)["pid"]
+    os.kill(pid, 0)
+    child.close()
+    for _ in range(200):  # whoever adopts it has to take note of its end
+        if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{pid} goes on")
+
+
 def test_a_process_that_dies_in_its_turn_leaves_the_others(tmp_path: Path) -> None:
     dies = "print('{\"ready\": true}', flush=True); sys.stdin.readline(); sys.exit(5)"
     found = runner_of(tmp_path, {"dies": dies}).run(start_cells("dies", "works"))
@@ -369,18 +410,22 @@ def test_resume_leaves_out_what_this_commit_has_measured(tmp_path: Path) -> None
     rows.merge(
         tmp_path,
         [
-            Row(**dataclasses.asdict(cell), status=status, commit=commit)
-            for cell, status, commit in (
-                (wanted[0], "ok", "new"),
-                (wanted[1], "timeout", "new"),
-                (wanted[2], "ok", "old"),
+            Row(**dataclasses.asdict(cell), status=status, commit=commit, device=device)
+            for cell, status, commit, device in (
+                (wanted[0], "ok", "new", "CPU"),
+                (wanted[1], "timeout", "new", "CPU"),
+                (wanted[2], "ok", "old", "CPU"),
+                (wanted[3], "ok", "new", "GPU"),
             )
         ],
     )
-    assert run.remaining(wanted, tmp_path, "new") == [[cell] for cell in wanted[2:]]
+    assert run.remaining(wanted, tmp_path, "new", "CPU") == [[cell] for cell in wanted[2:]]
+    assert [wanted[3]] not in run.remaining(wanted, tmp_path, "new", "GPU")
+    assert len(run.remaining(wanted, tmp_path, "new", "GPU")) == len(wanted) - 1
     group = start_cells("jax", "torch")  # of which one row is not enough: they are compared
-    rows.merge(tmp_path, [Row(**dataclasses.asdict(group[0]), status="ok", commit="new")])
-    assert run.remaining(group, tmp_path, "new") == [group]
+    first = Row(**dataclasses.asdict(group[0]), status="ok", commit="new", device="CPU")
+    rows.merge(tmp_path, [first])
+    assert run.remaining(group, tmp_path, "new", "CPU") == [group]
 
 
 def test_ctrl_c_keeps_the_rows_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,6 +492,9 @@ ANSWERING = [
     pytest.param("keras_hub", {"length": 40}, 1e-5, marks=needs("keras_hub", "tensorflow_text")),
     pytest.param("onnx_runtime", {}, 1e-5, marks=needs("onnxruntime", "onnx")),
     pytest.param("onnx_runtime", {"by_length": True}, 1e-5, marks=needs("onnxruntime", "onnx")),
+    pytest.param(
+        "onnx_runtime", {"graph": "export.onnx"}, 1e-5, marks=needs("onnxruntime", "onnx")
+    ),
     pytest.param(
         "onnx_runtime",
         {"by_length": True, "int8": True},
@@ -553,6 +601,7 @@ def test_a_model_measured_anew_replaces_its_own_row_of_the_accuracies(tmp_path: 
     for new in (
         [{"model": "svm", "accuracy": "0.9"}, {"model": "big", "parameters": "30"}],
         [{"model": "small", "parameters": "4"}, {"model": "svm", "accuracy": "0.8"}],
+        [{"model": "svm", "note": "not installed"}],
     ):
         rows.merge_accuracies(file, ["model", "accuracy", "parameters"], new)
     assert rows.read_accuracies(file.parent) == [

@@ -831,7 +831,11 @@ def test_a_reader_beside_a_writer_that_is_killed_sees_whole_models(directory: Pa
     for _ in range(6):
         code = [sys.executable, "-c", WRITER, str(directory), str(Path(__file__).parent)]
         writer = subprocess.Popen([*code, str(last + 1)])
-        end = time.monotonic() + 1.5 + rng.uniform(0, 0.5)
+        begun, latest = last, time.monotonic() + 60
+        while last == begun and time.monotonic() < latest:  # until it has imported what it needs
+            with contextlib.suppress(BundleError):
+                last = checked_version(directory, last)
+        end = time.monotonic() + rng.uniform(0.2, 0.7)
         while time.monotonic() < end:
             with contextlib.suppress(BundleError):
                 last = checked_version(directory, last)

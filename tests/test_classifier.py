@@ -45,6 +45,21 @@ def test_predict_takes_what_users_have(clf: Any) -> None:
     assert clf.classify([]) == []
 
 
+def test_any_number_of_texts_keeps_its_order(clf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than go through the tokenizer at once, and more batches than may wait."""
+    from keras_agnews import classifier
+
+    texts = [" ".join([text] * (i % 5 + 1)) for i, text in enumerate(TEXTS * 8)]
+    texts.insert(5, "word " * 300)
+    expected = clf.predict(texts)
+    monkeypatch.setattr(classifier, "WINDOW", 7)
+    monkeypatch.setattr(classifier, "_AHEAD", 2)
+    found = clf.classify(texts, batch_size=2)
+    assert [i for i, answer in enumerate(found) if answer.truncated] == [5]
+    scores = [[answer.scores[name] for name in NAMES] for answer in found]
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
 def test_classify_gives_labels_and_scores(clf: Any) -> None:
     one = clf.classify(TEXTS[0])
     many = clf.classify(TEXTS)
@@ -373,7 +388,30 @@ def test_answers_follow_the_weights(clf: Any) -> None:
     import keras
 
     logits = keras.ops.convert_to_numpy(model.model({"input_word_ids": ids}))
-    np.testing.assert_allclose(after.argmax(axis=1), logits.argmax(axis=1))
+    expected = np.exp(logits / model.temperature)
+    np.testing.assert_allclose(after, expected / expected.sum(axis=1, keepdims=True), atol=1e-5)
+
+
+def test_word_dropout_replaces_words_and_no_other_tokens() -> None:
+    model = keras_agnews.load("small-bert-L4")
+    vocabulary = model.tokenizer.vocabulary
+    start, end, unknown = map(vocabulary.index, ("[CLS]", "[SEP]", "[UNK]"))
+    texts, labels = TEXTS * 20, np.zeros(len(TEXTS) * 20, np.int32)
+
+    def ids(share: float, epoch: int) -> list[np.ndarray]:
+        dataset = model.dataset(texts, labels, 8, word_dropout=share, seed=0)
+        dataset.start_epoch(epoch)
+        return [dataset[i][0]["input_word_ids"] for i in range(len(dataset))]
+
+    plain, all_dropped = ids(0.0, 0), ids(1.0, 0)
+    for before, after in zip(plain, all_dropped, strict=True):
+        assert not (before == unknown).any()
+        kept = np.isin(before, [0, start, end])
+        np.testing.assert_array_equal(after, np.where(kept, before, unknown))
+    words = sum(np.isin(batch, [0, start, end], invert=True).sum() for batch in plain)
+    some, others = ids(0.3, 0), ids(0.3, 1)
+    assert sum((batch == unknown).sum() for batch in some) / words == pytest.approx(0.3, abs=0.03)
+    assert any((a != b).any() for a, b in zip(some, others, strict=True)), "drawn anew"
 
 
 def test_answers_within_an_epoch_are_those_of_the_weights_so_far() -> None:

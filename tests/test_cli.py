@@ -530,6 +530,34 @@ def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
     assert f"{values['calibration_error']:.2%}, expected" in shown
     assert all(label in shown for label in LABELS)
 
+    copy = tmp_path / "copy"
+    shutil.copytree(model, copy)
+    for _ in range(2):  # the second time in place of the first
+        invoke("evaluate", copy, *arguments[2:], "--label-column", "topic", "--record")
+    rows = [(row["data"], row["metric"]) for row in bundle.read(copy).results]
+    assert sorted(rows) == sorted({*rows})
+    figures = {(row["data"], row["metric"]): row for row in bundle.read(copy).results}
+    assert figures["ag_news test", "accuracy"]["value"] == 0.918, "other data's figures stay"
+    assert figures["rows.csv test", "accuracy"]["value"] == round(42 / 63, 4)
+    assert figures["rows.csv test", "accuracy"]["rows"] == 63
+    error = figures["rows.csv test", "calibration_error"]["value"]
+    assert error == pytest.approx(values["calibration_error"], abs=1e-4)
+    assert (
+        figures["rows.csv test", "documents_per_second"]["backend"] == os.environ["KERAS_BACKEND"]
+    )
+    np.testing.assert_array_equal(
+        keras_agnews.load(copy).predict(texts), keras_agnews.load(model).predict(texts)
+    )
+
+    with path.open("w", newline="", encoding="utf-8") as file:  # a class without rows has no recall
+        rows = zip(texts, answers, strict=True)
+        rows = [row for row in rows if row[1] == LABELS[0]]
+        csv.writer(file).writerows([("text", "label"), *rows])
+    one = json.loads(invoke("evaluate", model, "--data", path, "--format", "json").stdout)
+    assert one["per_class"][LABELS[1]] == {"precision": None, "recall": None, "f1": None, "rows": 0}
+    shown = invoke("evaluate", model, "--data", path).stdout
+    assert re.search(f"^{LABELS[1]} +- +- +- +0$", shown, re.MULTILINE)
+
     path.write_text("text,label\nOil prices,Weather\n", encoding="utf-8")
     errors = invoke("evaluate", model, "--data", path, code=1).stderr
     assert re.fullmatch(r"Error: .*line 2: label 'Weather' is not one of World, .*\n", errors)
@@ -613,7 +641,6 @@ def test_the_shipped_recipe_makes_the_model_again(model, invoke, tmp_path):
     assert not (tmp_path / "third").exists()
 
 
-@pytest.mark.backend
 def test_a_teacher_that_is_nowhere_else_is_made_again_too(invoke, tmp_path):
     """A student of a run on disk, of one of the zoo, and of a student: each from rows alone."""
     from safetensors.numpy import load_file

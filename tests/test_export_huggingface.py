@@ -54,6 +54,29 @@ def test_the_temperature_goes_into_the_head(pair: tuple[Any, Path, Path]) -> Non
     np.testing.assert_allclose(again.predict(TEXTS), classifier.predict(TEXTS), atol=1e-6)
 
 
+def test_who_is_killed_leaves_no_half_of_two_checkpoints(
+    pair: tuple[Any, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_agnews.exporters import huggingface
+
+    classifier, _, _ = pair
+    written = classifier.save_hugging_face(tmp_path / "theirs")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface, "write_vocabulary", killed)
+        with pytest.raises(KeyboardInterrupt):
+            classifier.save_hugging_face(written)
+    with pytest.raises(keras_agnews.KerasAgnewsError, match=r"config\.json"):
+        keras_agnews.load(written)
+    classifier.save_hugging_face(written)
+    np.testing.assert_array_equal(
+        keras_agnews.load(written).predict(TEXTS), classifier.predict(TEXTS)
+    )
+
+
 def test_transformers_gives_the_same_ids_and_logits(pair: tuple[Any, Path, Path]) -> None:
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")

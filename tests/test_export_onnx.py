@@ -59,6 +59,32 @@ def test_onnxruntime_and_tokenizers_alone_give_the_same_answers(
     np.testing.assert_allclose(answers, classifier.predict(PLAIN), atol=1e-4)
 
 
+def test_the_last_block_computes_what_the_head_sees(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from keras_agnews.exporters.onnx import write
+
+    config = oracle.bert_config(num_hidden_layers=2)
+    source = oracle.checkpoint(tmp_path / "source", config, oracle.random_tensors(config, 5))
+    classifier = keras_agnews.load(source)
+    classifier.export(tmp_path / "ours.onnx")
+    write(tmp_path / "whole.onnx", classifier.description, classifier.arrays(), every_token=True)
+
+    def lengths(file: str) -> list[Any]:
+        """Tokens that each feed-forward layer has, where texts have nine."""
+        graph = onnx.load(tmp_path / file).graph
+        for value in graph.input:
+            for place, size in zip(value.type.tensor_type.shape.dim, (2, 9), strict=True):
+                place.dim_value = size
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
+        found = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        shapes = {
+            v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in found.value_info
+        }
+        return [shapes[n.output[0]][1] for n in found.node if n.op_type == "Gelu"]
+
+    assert (lengths("ours.onnx"), lengths("whole.onnx")) == ([9, 1], [9, 9])
+
+
 def test_no_export_takes_the_tokenizer_of_another(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     config = oracle.bert_config()

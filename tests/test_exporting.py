@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,21 @@ def test_saved_model_replaces_an_older_one(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(OSError, match="disk full"):
             classifier.export(tmp_path / "served")
     assert (tmp_path / "served/saved_model.pb").read_bytes() == before
+    replace, names = os.replace, []
+
+    def second_fails(source: Any, target: Any) -> None:
+        names.append(Path(target).name)
+        if names == [names[0], "served"]:
+            raise OSError("another has it open")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", second_fails)
+        with pytest.raises(OSError, match="another has it open"):
+            classifier.export(tmp_path / "served")
+    assert len(names) == 3
+    assert (tmp_path / "served/saved_model.pb").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["served"]
     classifier.temperature = 3.0
     classifier.export(tmp_path / "served")
     assert (tmp_path / "served/saved_model.pb").read_bytes() != before

@@ -43,7 +43,7 @@ def test_descriptions_of_any_length_are_learned(tmp_path: Path) -> None:
     widths = [batches[i][0]["source"].shape[1] for i in range(len(batches))]
     assert widths[0] == widths[1] > widths[2]
     network = example.build(vocabulary, options)
-    history = example.fit(network, pairs, pairs, options, tmp_path, resume=False)
+    history = example.fit(network, vocabulary, pairs, pairs, options, tmp_path, resume=False)
     assert np.isfinite(history[0]["validation_loss"])
 
 
@@ -153,3 +153,11 @@ def test_it_learns_to_write_and_goes_on_where_it_was_killed(
         assert row == pytest.approx(other, rel=1e-4)
     with pytest.raises(example.InputError, match="other settings"):
         example.main(["--quick", "--output", str(whole), "--resume", "--seed", "5"])
+    pairs = example.quick_pairs()
+    renamed = [[text.replace("bridge", "tunnel") for text in texts] for texts in pairs]
+    with monkeypatch.context() as patch:  # as many words, of which one is another
+        patch.setattr(example, "quick_pairs", lambda: renamed)
+        with pytest.raises(example.InputError, match="other rows, and so other words"):
+            example.main(["--quick", "--output", str(whole), "--resume"])
+    with pytest.raises(example.InputError, match="no finished run"):
+        example.main(["--quick", "--output", str(tmp_path / "nowhere"), "--text", "A probe"])

@@ -11,6 +11,7 @@ import copy
 import json
 import os
 import random
+import re
 import resource
 import sys
 import time
@@ -179,11 +180,17 @@ FORBIDDEN = {
     *("os.remove", "os.rename", "os.link", "os.symlink", "os.mkdir", "shutil.rmtree"),
 }
 _watched: list[str] | None = None
+# What may be read meanwhile, besides code: set by `watched`.
+_allowed: tuple[str, ...] = ()
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     if _watched is None:
         return
+    if event == "open" and isinstance(arguments[0], str) and not arguments[0].endswith(".py"):
+        path = os.path.realpath(arguments[0])
+        if not path.startswith(_allowed):
+            _watched.append(f"{event} {path}")
     writes = event == "open" and (
         (isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"))
         or (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR))
@@ -193,10 +200,10 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[list[str]]:
-    """What is executed, imported, written or connected to meanwhile."""
-    global _watched
-    _watched = []
+def watched(directory: Path) -> Iterator[list[str]]:
+    """What is executed, imported, written, connected to or read outside of it meanwhile."""
+    global _watched, _allowed
+    _watched, _allowed = [], (os.path.realpath(directory), sys.prefix, sys.base_prefix)
     try:
         yield _watched
     finally:
@@ -206,6 +213,22 @@ def watched() -> Iterator[list[str]]:
 sys.addaudithook(_watch)
 
 
+def reset_peak() -> None:
+    """So that what earlier tests have taken hides nothing; Linux alone can do that."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_megabytes() -> float:
+    """Memory of this process at its most."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"VmHWM:\s+(\d+)", status.read_text())
+        assert found is not None
+        return int(found[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def run(read: Callable[[], Any], directory: Path, count: int, *, seed: int = 0) -> Counter[str]:
     """How many mutations ended how."""
     read()  # which imports what it needs
@@ -213,10 +236,11 @@ def run(read: Callable[[], Any], directory: Path, count: int, *, seed: int = 0) 
         with contextlib.suppress(KerasAgnewsError):
             read()
     ends: Counter[str] = Counter()
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reset_peak()
+    memory = peak_megabytes()
     for what in mutations(directory, count, seed):
-        start = time.monotonic()
-        with watched() as events:
+        start = time.process_time()
+        with watched(directory) as events:
             try:
                 read()
                 end, message = "read", str(directory)
@@ -227,10 +251,9 @@ def run(read: Callable[[], Any], directory: Path, count: int, *, seed: int = 0) 
         assert str(directory) in message or message.startswith("README.md"), (what, message)
         assert len(message) < 5_000, what
         assert not events, (what, events)
-        assert time.monotonic() - start < SECONDS, what
+        assert time.process_time() - start < SECONDS, what
         ends[end] += 1
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1024
-    assert grown < MEGABYTES
+    assert peak_megabytes() - memory < MEGABYTES
     assert ends.total() == count
     return ends
 

@@ -202,6 +202,7 @@ def test_damage_offline_is_an_error(user: User) -> None:
     damage(Path(answer["directory"]) / "vocab.txt")
     (offline,) = user.download(call, HF_HUB_OFFLINE="1")
     assert offline["error"] == "DownloadError"
+    assert "vocab.txt is damaged" in offline["message"]
     assert offline["alone"]
 
 

@@ -1118,6 +1118,21 @@ def test_the_oracle_agrees_with_transformers(tmp_path: Path) -> None:
         assert far(answer["logits"], expected.logits.numpy()) < 1e-5
 
 
+@pytest.mark.backend
+def test_the_shipped_difference_answers(tmp_path: Path) -> None:
+    """On the real base; of what it adds, every file has the sum that the config says."""
+    from conftest import SENTENCES
+
+    directory = registry.find("minilm-L6")
+    assert directory is not None
+    bundle.check(directory, bundle.read(directory))
+    classifier = keras_agnews.load("minilm-L6", base=minilm())
+    answers = classifier.classify([text for text, _ in SENTENCES])
+    assert [answer.label for answer in answers] == [label for _, label in SENTENCES]
+    assert min(answer.score for answer in answers) > 0.6
+    assert classifier.temperature == bundle.read(directory).temperature != 1
+
+
 # --- memory ----------------------------------------------------------------------------------
 
 COST = """

@@ -238,6 +238,15 @@ copy = keras_agnews.load(sys.argv[1] + "/copy")
 np.testing.assert_allclose(copy.predict(TEXTS), expected, atol=1e-5)
 copy.fit(TEXTS[:2], ["bad", "good"], epochs=1, verbose=0)
 assert abs(copy.predict(TEXTS) - expected).max() > 1e-4
+other = keras_agnews.load(sys.argv[1] + "/copy", weights="bag-of-words")
+np.testing.assert_allclose(other.predict(TEXTS), expected, atol=1e-5)
+for recipe, layer in (("head", "encoder"), ("lora", "encoder")):
+    try:
+        keras_agnews.finetune(clf, (TEXTS[:2], ["bad", "good"]), recipe=recipe)
+    except keras_agnews.InputError as error:
+        assert "built by 'bag'" in str(error) and repr(layer) in str(error), error
+    else:
+        raise AssertionError(recipe)
 clf.save(sys.argv[1] + "/bag.keras")
 """
     fresh(code, str(toy))

@@ -637,7 +637,7 @@ def test_two_at_once_one_wins_and_one_is_told(
 ) -> None:
     directories = [written(1), written(2)]
     start = machine("push", written(0), name)["revision"]
-    both = threading.Barrier(2)
+    both = threading.Barrier(2, timeout=60)
     server.fail("POST .*/commit/main", both.wait, times=2)
 
     def push(client: HubClient, directory: Path) -> Any:
@@ -806,8 +806,9 @@ def test_nobody_listens(
     with HubClient(server, tmp_path / "home", **elsewhere, HF_HUB_OFFLINE="1") as offline:
         assert of(offline("pull", f"hf://{name}")) == of(written(0))
         assert offline.warnings == []
-        with pytest.raises(CallError):
+        with pytest.raises(CallError, match="HF_HUB_OFFLINE") as caught:
             offline("push", written(1), name)
+        assert caught.value.kind == "UploadError"
 
 
 def test_no_token_in_a_message(
@@ -880,6 +881,24 @@ def test_verify_of_a_directory(
     bundle.write(copy, dataclasses.replace(description, source=origin), vocabulary, tensors)
     assert [file["against"] for file in machine("verify", copy)] == [[], ["bundle"], []]
     assert "another model by now" in machine.warnings[0]
+
+
+def test_verify_of_what_began_with_a_foreign_checkpoint(
+    server: HubServer, machine: HubClient, name: str, tmp_path: Path
+) -> None:
+    """The Hub has the checkpoint's files, none of the bundle's; no weights are fetched for that."""
+    description, vocabulary, tensors = model(5)
+    commit = "1" * 40
+    config = oracle.bert_config()
+    oracle.checkpoint(
+        server.root / "models" / name / commit, config, oracle.random_tensors(config, 1)
+    )
+    origin = {"repository": f"hf://{name}", "revision": commit}
+    directory = tmp_path / "mine"
+    bundle.write(directory, dataclasses.replace(description, source=origin), vocabulary, tensors)
+    assert [file["against"] for file in machine("verify", directory)] == [[], ["bundle"], []]
+    assert machine.warnings == []
+    assert not [request for request in server.requests if "model.safetensors" in str(request)]
 
 
 def test_a_link_out_of_the_cache_is_not_followed(

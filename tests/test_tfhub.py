@@ -260,7 +260,9 @@ def test_a_changed_model_is_read_anew(models: Any, tmp_path: Path) -> None:
     assert open_local(tmp_path / "model").tokenizer.vocabulary[8] == "gas"
     for file in ("variables.index", "variables.data-00000-of-00001"):
         shutil.copy(models["erf"][0] / "variables" / file, tmp_path / "model/variables" / file)
-    with pytest.raises(BundleError):  # the description is not that of these variables
+    with pytest.raises(
+        BundleError, match="cannot reshape"
+    ):  # the description is not that of these variables
         open_local(tmp_path / "model")
 
 

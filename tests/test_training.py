@@ -162,7 +162,7 @@ def unbroken(
 
 @pytest.mark.parametrize("recipe", RESUMED)
 # With four batches an epoch: after the second batch, and in the midst of the second epoch.
-@pytest.mark.parametrize("checkpoints", [2, 7])
+@pytest.mark.parametrize("checkpoints", [pytest.param(2, marks=pytest.mark.once), 7])
 def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
     recipe: str, checkpoints: int, unbroken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -540,6 +540,13 @@ def test_what_cannot_be_trained_on_is_said_at_the_start() -> None:
         keras_agnews.finetune(clf, (TEXTS, LABELS), recipe="best")
     with pytest.raises(InputError, match="epochs must be a positive integer"):
         keras_agnews.finetune(clf, (TEXTS, LABELS), epochs=0)
+    for name, value in (("learning_rate", 0), ("pretrain_learning_rate", 0.0), ("warmup", 1.0)):
+        with pytest.raises(InputError, match=f"{name} must be"):
+            keras_agnews.finetune(clf, (TEXTS, LABELS), **{**OPTIONS, name: value})
+    low_rank = keras_agnews.load("tiny-transformer")
+    low_rank.encoder.blocks[0].feed_forward.enable_lora(2)
+    with pytest.raises(InputError, match=r"enable_lora has been called.*save_bundle merges"):
+        keras_agnews.finetune(low_rank, (TEXTS, LABELS), **OPTIONS)
     with pytest.raises(InputError, match="needs output="):
         keras_agnews.finetune(clf, (TEXTS, LABELS), resume=True)
     with (
@@ -549,9 +556,25 @@ def test_what_cannot_be_trained_on_is_said_at_the_start() -> None:
         keras_agnews.finetune(clf, (TEXTS[:6], LABELS[:6]), **{**OPTIONS, "epochs": 1})
 
 
-def test_mixed_precision_trains_and_leaves_float32_behind() -> None:
-    clf = fresh_model()
-    result = keras_agnews.finetune(clf, (TEXTS, LABELS), mixed_precision=True, **OPTIONS)
+@pytest.mark.parametrize("recipe", ["full", "lora"])
+def test_mixed_precision_trains_and_leaves_float32_behind(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_agnews import inference, resumable
+
+    clf, seen = fresh_model(), set()
+
+    def looked_at(self: Any, epoch: int, batch: int) -> None:
+        layers = inference.nested_layers(self.model)
+        seen.update(layer.compute_dtype for layer in layers if layer.name == "feed_forward")
+
+    monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)  # so that each batch is looked at
+    monkeypatch.setattr(resumable.ResumableFit, "checkpoint", looked_at)
+    options = {**OPTIONS, "recipe": recipe, "mixed_precision": True}
+    if recipe == "full":
+        options["output"] = tmp_path
+    result = keras_agnews.finetune(clf, (TEXTS, LABELS), **options)
+    assert seen == {"bfloat16"}
     assert result["history"][-1]["loss"] < result["history"][0]["loss"]
     assert {str(w.dtype) for w in clf.model.weights} == {"float32"}
     assert clf.encoder.compute_dtype == "float32"

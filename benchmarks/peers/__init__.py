@@ -21,8 +21,8 @@ class Model:
     """What a peer gets: one set of weights in several forms, and where it is to compute.
 
     Attributes:
-        directory: has `bundle` (ours), and of `hugging_face`, `keras_hub` and `model.onnx` what
-            the peer asked for in `Peer.form`; and room for what it writes.
+        directory: has `bundle` (ours), and of `hugging_face`, `keras_hub`, `model.onnx` and
+            `export.onnx` what the peer asked for in `Peer.form`; and room for what it writes.
         backend: of the cell, e.g. "torch".
         precision: of the cell.
         batch: texts a batch.
@@ -143,6 +143,11 @@ PEERS: dict[str, Peer] = {
     ),
     "onnx": _onnx("ONNX Runtime"),
     "onnx-sorted": _onnx("ONNX Runtime, sorted by length", options={"by_length": True}),
+    "onnx-export": _onnx(
+        "ONNX Runtime, `clf.export`'s graph, sorted by length",
+        options={"by_length": True, "graph": "export.onnx"},
+        kinds=("bert",),
+    ),
     "onnx-int8": _onnx(
         "ONNX Runtime, int8, sorted by length",
         options={"by_length": True, "int8": True},

@@ -1,6 +1,7 @@
-"""ONNX Runtime on the graph that `clf.export("model.onnx")` writes.
+"""ONNX Runtime on a graph as exporters of transformers make it, or as ours does.
 
-Token ids come from the Hugging Face tokenizer beside the graph, or from ours where it has none.
+Ours leaves out what no answer needs of the last block. Token ids come from the Hugging Face
+tokenizer beside the graph, or from ours where it has none.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from keras_agnews import bundle, errors
 
 
 def load(
-    model: Model, by_length: bool = False, int8: bool = False
+    model: Model, by_length: bool = False, int8: bool = False, graph: str = "model.onnx"
 ) -> Callable[[Sequence[str]], Answer]:
     """`by_length` sorts the texts first; `int8` quantizes the weights, and inputs as they come."""
     runtime = errors.require("onnxruntime", "bench", "to compare with ONNX Runtime")
-    graph = model.directory / "model.onnx"
+    file = model.directory / graph
     if int8:
         quantization = errors.require("onnxruntime.quantization", "bench", "to quantize a graph")
-        quantized = graph.with_name("model-int8.onnx")
-        quantization.quantize_dynamic(graph, quantized)
-        graph = quantized
+        quantized = file.with_name("model-int8.onnx")
+        quantization.quantize_dynamic(file, quantized)
+        file = quantized
     wanted = "CUDAExecutionProvider" if model.gpu else "CPUExecutionProvider"
     if wanted not in runtime.get_available_providers():
         raise errors.MissingDependencyError(f"onnxruntime has no {wanted}: onnxruntime-gpu has it")
-    session = runtime.InferenceSession(graph, providers=[wanted])
+    session = runtime.InferenceSession(file, providers=[wanted])
     if wanted not in session.get_providers():  # it goes on without a provider that fails to load
         raise errors.MissingDependencyError(f"onnxruntime cannot use its {wanted} here")
     names = [value.name for value in session.get_inputs()]

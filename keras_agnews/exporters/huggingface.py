@@ -62,15 +62,18 @@ def write(
             name = row.theirs.format(i=i)
             prefix = "" if row.ours.startswith(("logits/", "head")) else f"{family.model_type}."
             tensors[prefix + name] = np.ascontiguousarray(value.T if row.transposed else value)
-    directory.mkdir(parents=True, exist_ok=True)
-    save_tensors(tensors, directory / WEIGHTS_FILE, directory / ".scratch", {"format": "pt"})
-    write_vocabulary(directory / "vocab.txt", tokenizer.vocabulary)
-    shutil.copymode(directory / "vocab.txt", directory / WEIGHTS_FILE)
-    text_files.write_text(directory / TOKENIZER_FILE, text)
     names = {theirs: getattr(tokenizer, ours) for ours, (theirs, *_) in CHECKPOINT_OPTIONS.items()}
     names |= {"tokenizer_class": "BertTokenizer", "model_max_length": description.max_length}
-    text_files.write_json(directory / "tokenizer_config.json", names)
-    text_files.write_json(directory / CONFIG_FILE, config)
+    directory.mkdir(parents=True, exist_ok=True)
+    with text_files.locked(directory):
+        # Without its config it is no checkpoint: who is killed leaves none, not half of each.
+        (directory / CONFIG_FILE).unlink(missing_ok=True)
+        save_tensors(tensors, directory / WEIGHTS_FILE, directory / ".scratch", {"format": "pt"})
+        write_vocabulary(directory / "vocab.txt", tokenizer.vocabulary)
+        shutil.copymode(directory / "vocab.txt", directory / WEIGHTS_FILE)
+        text_files.write_text(directory / TOKENIZER_FILE, text)
+        text_files.write_json(directory / "tokenizer_config.json", names)
+        text_files.write_json(directory / CONFIG_FILE, config)
 
 
 def _family(description: Bundle, tokenizer: Any) -> Family:

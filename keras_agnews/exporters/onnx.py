@@ -24,8 +24,17 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def write(path: Path, description: Bundle, arrays: Mapping[str, np.ndarray]) -> None:
+def write(
+    path: Path, description: Bundle, arrays: Mapping[str, np.ndarray], every_token: bool = False
+) -> None:
     """Write the network to `path`, as `TextClassifier.export` says.
+
+    Args:
+        path: a file.
+        description: of the classifier.
+        arrays: every variable, float32, by name.
+        every_token: whether the last block is computed for all tokens where the head sees the
+            first one alone, as in the graphs that other exporters make.
 
     Raises:
         InputError: the architecture is a third party's.
@@ -42,7 +51,7 @@ def write(path: Path, description: Bundle, arrays: Mapping[str, np.ndarray]) -> 
     graph = _Graph(onnx, arrays)
     types = getattr(config, "type_vocabulary_size", 0)
     inputs = ["input_word_ids"] + ["input_type_ids"] * bool(types)
-    logits = network(graph, config)
+    logits = network(graph, config, every_token)
     graph.node("Identity", [logits], output="logits")
     scaled = graph.node("Div", [logits, graph.constant(np.float32(description.temperature))])
     graph.node("Softmax", [scaled], output="scores", axis=-1)
@@ -120,7 +129,7 @@ class _Graph:
         return self.node("LayerNormalization", inputs, axis=-1, epsilon=epsilon)
 
 
-def _transformer(g: _Graph, config: TransformerConfig) -> str:
+def _transformer(g: _Graph, config: TransformerConfig, every_token: bool) -> str:
     """The computation of `layers.TransformerEncoder` and of the head; returns the logits."""
     ids = "input_word_ids"
     mask = g.node("Not", [g.node("Equal", [ids, g.constant(np.int32(0))])])
@@ -143,7 +152,11 @@ def _transformer(g: _Graph, config: TransformerConfig) -> str:
     if config.embedding_norm:
         hidden = g.norm(hidden, f"{embedding}/norm", config.epsilon)
     for i in range(config.layers):
-        hidden = _block(g, config, hidden, bias, f"encoder/block_{i}")
+        asking = hidden
+        if i == config.layers - 1 and config.pooling == "first" and not every_token:
+            starts, ends, axes = (g.constant(np.array([n])) for n in (0, 1, 1))
+            asking = g.node("Slice", [hidden, starts, ends, axes])
+        hidden = _block(g, config, asking, hidden, bias, f"encoder/block_{i}")
 
     if config.pooling == "first":
         hidden = g.node("Gather", [hidden, g.constant(np.int64(0))], axis=1)
@@ -162,11 +175,15 @@ def _transformer(g: _Graph, config: TransformerConfig) -> str:
     return g.dense(hidden, "logits")
 
 
-def _block(g: _Graph, config: TransformerConfig, hidden: str, bias: str, name: str) -> str:
+def _block(
+    g: _Graph, config: TransformerConfig, asking: str, hidden: str, bias: str, name: str
+) -> str:
+    """A block's outputs for the tokens `asking`, which attend to all of `hidden`."""
     heads, width = config.heads, config.head_width
 
     def split(role: str, order: list[int]) -> str:
-        projected = g.dense(hidden, f"{name}/attention/{role}")
+        tokens = asking if role == "query" else hidden
+        projected = g.dense(tokens, f"{name}/attention/{role}")
         shape = g.constant(np.array([0, 0, heads, width]))
         return g.node("Transpose", [g.node("Reshape", [projected, shape])], perm=order)
 
@@ -177,7 +194,7 @@ def _block(g: _Graph, config: TransformerConfig, hidden: str, bias: str, name: s
     context = g.node("Transpose", [context], perm=[0, 2, 1, 3])
     context = g.node("Reshape", [context, g.constant(np.array([0, 0, heads * width]))])
     change = g.dense(context, f"{name}/attention/output")
-    hidden = g.norm(g.node("Add", [hidden, change]), f"{name}/attention_norm", config.epsilon)
+    hidden = g.norm(g.node("Add", [asking, change]), f"{name}/attention_norm", config.epsilon)
     change = g.dense(hidden, f"{name}/feed_forward")
     if config.activation == "silu":
         change = g.node("Mul", [change, g.node("Sigmoid", [change])])
@@ -188,7 +205,7 @@ def _block(g: _Graph, config: TransformerConfig, hidden: str, bias: str, name: s
     return g.norm(g.node("Add", [hidden, change]), f"{name}/feed_forward_norm", config.epsilon)
 
 
-def _gru(g: _Graph, config: GruConfig) -> str:
+def _gru(g: _Graph, config: GruConfig, every_token: bool) -> str:
     """The computation of `layers.GruEncoder` and of the head; returns the logits."""
     ids, units = "input_word_ids", config.hidden_size // 2
     mask = g.node("Not", [g.node("Equal", [ids, g.constant(np.int32(0))])])
@@ -229,7 +246,7 @@ def _gru(g: _Graph, config: GruConfig) -> str:
     return g.dense(pooled, "logits")
 
 
-_NETWORKS: dict[type[Any], Callable[[_Graph, Any], str]] = {
+_NETWORKS: dict[type[Any], Callable[[_Graph, Any, bool], str]] = {
     TransformerConfig: _transformer,
     GruConfig: _gru,
 }

@@ -160,7 +160,7 @@ def open_checkpoint(preset: str) -> KerasHubCheckpoint:
     if classifier is not None:
         labels = tuple(f"LABEL_{i}" for i in range(classifier.num_classes))
     draft = Bundle(
-        name=preset.rstrip("/").rpartition("/")[2],
+        name=[part for part in preset.split("/") if part and not part.isdigit()][-1],
         builder=config.builder,
         config=config,
         tokenizer={"kind": tokenizer.kind, **tokenizer.options()},
@@ -171,9 +171,14 @@ def open_checkpoint(preset: str) -> KerasHubCheckpoint:
     shapes = description.variables()
     values = {}
     for variable in model.weights:
-        name = our_name(variable.path, config.layers)
-        value = keras.ops.convert_to_numpy(variable.value)
-        values[name] = np.asarray(value, np.float32).reshape(shapes[name])
+        value = np.asarray(keras.ops.convert_to_numpy(variable.value), np.float32)
+        try:
+            name = our_name(variable.path, config.layers)
+            values[name] = value.reshape(shapes[name])
+        except (KeyError, ValueError):
+            raise BundleError(
+                f"{preset}: {variable.path} {value.shape} is no variable of a plain BERT"
+            ) from None
     return KerasHubCheckpoint(description, description.make_tokenizer(tokenizer.vocabulary), values)
 
 

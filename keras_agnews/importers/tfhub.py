@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ def open_checkpoint(handle: str, resolve: Callable[[str], Path]) -> TfHubCheckpo
         MissingDependencyError: nothing is cached, and TensorFlow is not installed.
     """
     remote = "://" in handle
+    handle = handle if remote else os.path.expanduser(handle)
     if not remote and not (Path(handle) / GRAPH_FILE).is_file():
         raise NotFoundError(f"{handle} has no {GRAPH_FILE}: a TF-Hub model is a SavedModel")
     key = hashlib.sha256(handle.encode()).hexdigest() if remote else fingerprint(Path(handle))
