@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.peers import PEERS
+from benchmarks.texts import TEXTS
 from keras_agnews import bundle, registry
 from keras_agnews.configs import TransformerConfig
 
@@ -189,7 +190,7 @@ def text_count(cell: Cell, quick: bool, gpu: bool) -> int:
     if cell.work not in ("strings", "training"):
         return 0
     peer = PEERS.get(cell.competitor)
-    count = 7_600 if cell.work == "strings" else TRAINING_TEXTS
+    count = TEXTS if cell.work == "strings" else TRAINING_TEXTS
     if cell.entry != CLASSIC and not gpu:
         work = flops(describe(cell.entry).config, MEAN_TOKENS)
         work *= 1 if cell.work == "strings" else 3  # back again costs twice as much
@@ -198,7 +199,7 @@ def text_count(cell: Cell, quick: bool, gpu: bool) -> int:
         count = min(count, QUICK_TEXTS)
     if peer is not None and not gpu:
         count = int(count * peer.share)
-    return max(32, count - count % 32) if count < 7_600 else count
+    return max(32, count - count % 32) if count < TEXTS else count
 
 
 def flops(config: Any, length: int, texts: int = 1) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from benchmarks import cells, naming, rows
 from benchmarks.cells import CLASSIC, OURS
 from benchmarks.peers import PEERS
 from benchmarks.rows import Row
+from benchmarks.texts import TEXTS
 from keras_agnews import errors
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision.
@@ -69,7 +69,7 @@ def draw(results: Path) -> list[Path]:
     files = []
     with plt.rc_context(STYLE):
         for device, found in naming.by_device(rows.read(results)).items():
-            slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+            slug = rows.slug(device)
             for name, picture in _PICTURES.items():
                 figure = picture(plt, device, found, results)
                 if figure is not None:
@@ -109,7 +109,7 @@ def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Pa
         # Less precision has its cost; a part of the texts does not tell it, nor do weights that are
         # not the entry's.
         if row.precision != "float32":
-            accuracy = row.accuracy if row.documents == 7_600 and accuracy is not None else None
+            accuracy = row.accuracy if row.documents == TEXTS and accuracy is not None else None
         if accuracy is not None:
             points.append((row.docs_per_second, 100 * accuracy, row))
     if not points:

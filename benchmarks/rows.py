@@ -96,8 +96,7 @@ class Row(Cell):
     @property
     def file(self) -> str:
         """The name of the file that it belongs to."""
-        device = re.sub(r"[^a-z0-9]+", "-", self.device.lower()).strip("-")
-        return f"{device}_{self.backend}_{self.precision}.csv"
+        return f"{slug(self.device)}_{self.backend}_{self.precision}.csv"
 
     def to_dict(self) -> dict[str, str]:
         """As it stands in a file; five digits say more than a measurement knows."""
@@ -109,6 +108,11 @@ class Row(Cell):
         """As `to_dict` has written it."""
         kinds = {field.name: str(field.type) for field in dataclasses.fields(cls)}
         return cls(**{name: _read(kinds[name], text) for name, text in values.items()})
+
+
+def slug(device: str) -> str:
+    """A device's name, fit for a file's."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 def _written(value: Any) -> str:

@@ -107,16 +107,22 @@ class Child:
         return values
 
     def close(self) -> None:
-        """End it, whatever it does."""
-        for signal_, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, None)):
+        """End it and what it has started, whatever they do."""
+        for force, seconds in ((False, 5), (True, None)):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal_)
+                self._stop(force)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
         for stream in (self._process.stdin, self._process.stdout, self._log):
             with contextlib.suppress(OSError):
                 if stream is not None:
                     stream.close()
+
+    def _stop(self, force: bool) -> None:
+        if sys.platform == "win32":  # which has no groups of processes
+            self._process.kill() if force else self._process.terminate()
+        else:
+            os.killpg(self._process.pid, signal.SIGKILL if force else signal.SIGTERM)
 
 
 @dataclass

@@ -120,16 +120,13 @@ def _strings(job: Job) -> tuple[Turn, Facts]:
     inference.compile_forward = counting
     clf = open_ours(job)
     texts = Texts.read(job.directory).sample(job.texts).texts
-    probabilities: Any = None
 
     def turn() -> dict[str, Any]:
-        nonlocal probabilities
         sizes.clear()
         start = time.perf_counter()
         answer = clf.predict(texts)
         seconds = time.perf_counter() - start
-        if probabilities is None:
-            probabilities = _keep(answer, job)
+        _keep(answer, job)
         return {"seconds": seconds, "count": len(texts)}
 
     def facts() -> dict[str, Any]:
@@ -163,7 +160,7 @@ def _peer(job: Job) -> tuple[Turn, Facts]:
         start = time.perf_counter()
         found = run(texts.texts)
         seconds = time.perf_counter() - start
-        if answer is None and found.scores is not None:
+        if found.scores is not None:
             _keep(found.scores, job)
         answer = found
         return {"seconds": seconds, "count": len(texts.texts)}
@@ -190,10 +187,9 @@ def _check_form(directory: Path, form: str) -> None:
         raise kinds.get(status, RuntimeError)(message)
 
 
-def _keep(scores: np.ndarray, job: Job) -> np.ndarray:
+def _keep(scores: np.ndarray, job: Job) -> None:
     if job.scores:
         np.save(job.scores, scores)
-    return scores
 
 
 def _model(job: Job) -> tuple[Turn, Facts]:
@@ -216,7 +212,7 @@ def _model(job: Job) -> tuple[Turn, Facts]:
         return {"seconds": seconds, "count": passes * cell.batch}
 
     def facts() -> dict[str, Any]:
-        return place.facts(cell.backend) | {"positions": drawn.size}
+        return place.facts(cell.backend)
 
     return turn, facts
 

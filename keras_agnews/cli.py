@@ -674,7 +674,7 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
 @click.option("--epochs", type=click.IntRange(min=1))
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="TEXTS")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
-@click.option("--warmup", type=click.FloatRange(0, 1), help="Share of the steps.")
+@click.option("--warmup", type=click.FloatRange(0, 1, max_open=True), help="Share of the steps.")
 @click.option("--word-dropout", type=click.FloatRange(0, 1), help="Share of the tokens.")
 @click.option("--steps-per-epoch", type=click.IntRange(min=1))
 @click.option("--validation-steps", type=click.IntRange(min=1))

@@ -548,15 +548,32 @@ def test_a_peer_answers_as_we_do(
 @needs(*HUGGING_FACE)
 @pytest.mark.backend
 @pytest.mark.once
-def test_the_loop_in_pytorch_learns(small_bert: tuple[Any, Path]) -> None:
+def test_the_loop_in_pytorch_learns(
+    small_bert: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from benchmarks.peers import transformers_training
 
+    opened, open_network = [], transformers_training.open_network
+
+    def kept(model: peers.Model) -> Any:
+        opened.append(open_network(model))
+        return opened[-1]
+
+    monkeypatch.setattr(transformers_training, "open_network", kept)
     labels = [i % 2 for i in range(len(TEXTS))]
-    _, directory = small_bert
+    clf, directory = small_bert
     train = transformers_training.load(peers.Model(directory, batch=3, texts=TEXTS, labels=labels))
-    answer = train(TEXTS)
+    ((network, *_),) = opened
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    lengths = np.sort(clf.tokenizer.batch(TEXTS).lengths)[::-1]
+    for _ in range(2):  # of which the first step has no learning rate yet
+        answer = train(TEXTS)
     assert answer.scores is None
-    assert answer.positions > 8
+    parts = np.split(lengths, range(3, len(TEXTS), 3))
+    assert answer.positions == sum(part.max() * len(part) for part in parts)
+    moved = {name for name, value in network.named_parameters() if (value != before[name]).any()}
+    assert {name for name in before if "encoder.layer" in name and "key.bias" not in name} < moved
+    assert any("classifier" in name for name in moved)
 
 
 # Accuracy.

@@ -600,6 +600,31 @@ def test_train_on_rows_of_ones_own(model, invoke, tmp_path):
 
 
 @pytest.mark.backend
+@pytest.mark.once
+def test_train_takes_rows_to_validate_on(model, invoke, tmp_path):
+    rows = [(f"{text} {word}", i % 4) for i, text in enumerate(TEXTS) for word in WORDS[:18]]
+    for name, part in (("train", rows[::2]), ("held-out", rows[1::2][::-1])):
+        lines = [f"{text.replace(',', ' ')},{LABELS[label]}" for text, label in part]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    output, held_out = tmp_path / "run", tmp_path / "held-out.csv"
+    data = ("--data", tmp_path / "train.csv", "--validation", held_out, "--output", output)
+    options = ("--recipe", "head", "--max-length", 8, "--mixed-precision", "--epochs", 3)
+    shown = invoke("train", model, *data, *options, "--learning-rate", 0.05).stdout
+    trained = bundle.read(output)
+    recipe = {
+        name: trained.recipe[name] for name in ("recipe", "epochs", "mixed_precision", "rows")
+    }
+    assert recipe == {"recipe": "head", "epochs": 3, "mixed_precision": True, "rows": 63}
+    assert trained.max_length == 8
+    figures = {row["metric"]: row for row in trained.results}
+    assert figures["accuracy"]["rows"] == 63
+    measured = json.loads(invoke("evaluate", output, "--data", held_out, "--format", "json").stdout)
+    assert measured["accuracy"] == pytest.approx(figures["accuracy"]["value"])
+    assert f"{measured['accuracy']:.2%}" in shown
+    assert measured["truncated"] > 0
+
+
+@pytest.mark.backend
 def test_the_shipped_recipe_makes_the_model_again(model, invoke, tmp_path):
     from safetensors.numpy import load_file
 
@@ -681,6 +706,8 @@ def test_a_teacher_that_is_nowhere_else_is_made_again_too(invoke, tmp_path):
     (again / "checkpoint.safetensors").unlink()
     train(tmp_path / "c", "again", "--recipe", "shipped", "--resume")
     assert (again / "teacher-2" / "model.safetensors").read_bytes() == before
+    errors = train(tmp_path / "c", "x,y", "--recipe", "shipped", code=1).stderr
+    assert "x,y: a comma parts the names of teachers" in errors
     errors = train("tiny-transformer", "d", "--recipe", "shipped", "--teacher", both, code=1)
     assert "contradicts --recipe shipped" in errors.stderr
 

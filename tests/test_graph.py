@@ -213,7 +213,7 @@ def composed(keras: Any, vocabulary: Iterable[str]) -> Any:
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("eager", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("eager", [True, False])
 def test_composed_model_trains(keras: Any, vocabulary: tuple[str, ...], eager: bool) -> None:
     keras.utils.set_random_seed(0)
     model = composed(keras, vocabulary)

@@ -336,9 +336,9 @@ def test_repairs_leave_no_artefact_in_ag_news(agnews: Path) -> None:
     "bit", ["&amp;", "#5", "<a ", "<!", "&", "&aaaa", " #39;", "amp;", "<a>", "\\"]
 )
 def test_repairing_takes_time_in_proportion_to_length(bit: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     repair_news(bit * (1_000_000 // len(bit)))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 # --- word pieces -----------------------------------------------------------------------------
@@ -776,9 +776,9 @@ def test_tokens_of_ids(pieces: WordPieceTokenizer) -> None:
 def test_a_megabyte_of_text_costs_little(bit: str) -> None:
     text = bit * (1_000_000 // len(bit))
     for tokenizer in (WordTokenizer(WORDS), WordPieceTokenizer(PIECES)):
-        start = time.perf_counter()
+        start = time.process_time()
         batch = tokenizer.batch([text])
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
         assert rows(batch) == rows(tokenizer.batch([bit * 5_000]))
 
 
