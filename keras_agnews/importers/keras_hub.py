@@ -160,7 +160,7 @@ def open_checkpoint(preset: str) -> KerasHubCheckpoint:
     if classifier is not None:
         labels = tuple(f"LABEL_{i}" for i in range(classifier.num_classes))
     draft = Bundle(
-        name=[part for part in preset.split("/") if part and not part.isdigit()][-1],
+        name=name_of(preset),
         builder=config.builder,
         config=config,
         tokenizer={"kind": tokenizer.kind, **tokenizer.options()},
@@ -180,6 +180,13 @@ def open_checkpoint(preset: str) -> KerasHubCheckpoint:
                 f"{preset}: {variable.path} {value.shape} is no variable of a plain BERT"
             ) from None
     return KerasHubCheckpoint(description, description.make_tokenizer(tokenizer.vocabulary), values)
+
+
+def name_of(preset: str) -> str:
+    """The last part of a handle that is no version, or of a path."""
+    parts = [part for part in preset.split("/") if part]
+    versioned = "://" in preset and parts[-1].isdigit()
+    return parts[-2] if versioned else parts[-1]
 
 
 def _classifier(models: Any, preset: str) -> Any:
