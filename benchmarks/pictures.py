@@ -254,7 +254,7 @@ def throughput_by_batch(plt: Any, device: str, found: Sequence[Row], results: Pa
         axes.set_xticks(batches := sorted({row.batch for row in chosen}))
         axes.set_xlim(batches[0] / 1.4, batches[-1] * 1.4)
         axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:.0f}"))
-        axes.yaxis.set_major_locator(plt.LogLocator(base=10, subs=(1, 2, 5)))
+        axes.yaxis.set_major_locator(plt.LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
         axes.yaxis.set_major_formatter(plt.FuncFormatter(lambda y, _: f"{y:,g}"))
         axes.yaxis.set_minor_locator(plt.NullLocator())
         axes.set_title(entry, fontsize=9, fontweight="bold", loc="left")

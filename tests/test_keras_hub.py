@@ -176,16 +176,6 @@ def test_a_tokenizer_of_keras_hubs_is_read_whole_or_refused(
     assert ids == numpy(theirs("Rain, \N{SNOWMAN} and wind")).tolist()
 
 
-@pytest.mark.once
-def test_a_quantized_preset_is_refused(classifier: Any, models: Any, tmp_path: Path) -> None:
-    directory = classifier.save_keras_hub_preset(tmp_path / "preset")
-    theirs = models.BertTextClassifier.from_preset(str(directory))
-    theirs.quantize("int8")
-    theirs.save_to_preset(str(tmp_path / "int8"))
-    with pytest.raises(BundleError, match=r"int8: .*_scale .* is no variable of a plain BERT"):
-        keras_agnews.load(f"keras_hub:{tmp_path / 'int8'}")
-
-
 @pytest.mark.parametrize(
     ("preset", "name"),
     [

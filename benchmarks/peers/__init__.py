@@ -144,7 +144,7 @@ PEERS: dict[str, Peer] = {
     "onnx": _onnx("ONNX Runtime"),
     "onnx-sorted": _onnx("ONNX Runtime, sorted by length", options={"by_length": True}),
     "onnx-export": _onnx(
-        "ONNX Runtime, `clf.export`'s graph, sorted by length",
+        "ONNX Runtime, our export, sorted by length",
         options={"by_length": True, "graph": "export.onnx"},
         kinds=("bert",),
     ),
