@@ -1073,8 +1073,15 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+# Each on one backend, and two of them on all.
+ON_BACKENDS = ("BertForSequenceClassification", "DistilBertForSequenceClassification")
+CASES = [
+    pytest.param(*case, marks=() if case[0] in ON_BACKENDS else pytest.mark.once) for case in MODELS
+]
+
+
 @pytest.mark.backend
-@pytest.mark.parametrize(("kind", "settings"), MODELS)
+@pytest.mark.parametrize(("kind", "settings"), CASES)
 def test_answers_are_those_of_transformers(
     tmp_path: Path, kind: str, settings: dict[str, Any]
 ) -> None:
