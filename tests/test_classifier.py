@@ -168,10 +168,11 @@ def test_fit_loses_nothing_in_silence(clf: Any) -> None:
     assert seen == [len(TEXTS)]
     ready = clf.dataset(TEXTS, clf.label_ids(LABELS, len(TEXTS)))
     weights = np.ones(len(TEXTS))
-    for options in ({"y": LABELS}, {"sample_weight": weights}, {"validation_split": 0.5}):
+    both: list[dict[str, Any]] = [{"y": LABELS}, {"sample_weight": weights}, {"batch_size": 8}]
+    for options in (*both, {"validation_split": 0.5}, {"shuffle": False}, {"seed": 0}):
         with pytest.raises(InputError, match=f"{next(iter(options))} .* dataset"):
             clf.fit(ready, **options)
-    for options in ({"y": LABELS}, {"sample_weight": weights}):
+    for options in both:
         with pytest.raises(InputError, match=f"{next(iter(options))} .* dataset"):
             clf.evaluate(ready, **options)
 

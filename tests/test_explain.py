@@ -154,6 +154,26 @@ def test_attributions_add_up(classifier: Any) -> None:
         assert not seen.attribution[seen.specials].any()
 
 
+def test_too_few_steps_are_told(shipped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from keras_agnews import explain
+
+    monkeypatch.setattr(explain, "_STEPS", (1,))
+    monkeypatch.setattr(explain, "TOLERANCE", 0.0)
+    with pytest.warns(UserWarning, match="1 steps of integration do not do for this model"):
+        keras_agnews.attention(shipped, "Oil prices soar to an all-time record")
+
+
+def test_only_gradients_are_kept_on_the_way() -> None:
+    """Attention weights of every point of bert-base at 512 tokens are gigabytes."""
+    from keras_agnews import explain
+
+    run = explain._in_rows(lambda points, mask, column: (points[:, 0], points, 2 * points))  # noqa: SLF001
+    points = np.arange(60.0).reshape(20, 3)
+    (gradients,) = run(points, None, 0, slice(2, 3))
+    np.testing.assert_array_equal(gradients, 2 * points)
+    assert len(run(points, None, 0)) == 3
+
+
 def test_attributions_are_the_integral(classifier: Any) -> None:
     """By finite differences of the float64 reference, at other points of the path."""
     config, weights = classifier.description.config, arrays(classifier)

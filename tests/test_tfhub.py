@@ -266,6 +266,14 @@ def test_a_changed_model_is_read_anew(models: Any, tmp_path: Path) -> None:
         open_local(tmp_path / "model")
 
 
+def test_a_home_directory_is_found_by_its_sign(
+    models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(models["tanh"][0], tmp_path / "model")
+    assert tfhub.open_checkpoint("~/model", never).description.name == "model"
+
+
 def test_a_cache_that_cannot_be_written(
     models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
