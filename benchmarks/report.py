@@ -215,7 +215,7 @@ def accuracy_table(results: Path) -> str:
         "model",
         "accuracy",
         "headlines alone",
-        "with other seeds",
+        "over several runs",
         "macro F1",
         "calibration error",
         "trained on",
