@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import cells, peers, place, rows
-from benchmarks.run import names_of
+from benchmarks.options import entry_paths, names_of
 from keras_agnews import data, metrics, registry
 from keras_agnews.device import cpu_name
 from keras_agnews.errors import DataError, DownloadError, KerasAgnewsError, NotFoundError
@@ -191,16 +191,6 @@ def _backend() -> str:
     return str(keras.backend.backend())
 
 
-def _sources(_: Any, __: Any, values: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for value in values:
-        name, _, source = value.partition("=")
-        if name not in registry.list_models() or not source:
-            raise click.BadParameter(f"{value!r}: pass ENTRY=PATH")
-        found.setdefault(name, []).append(source)
-    return found
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--entries",
@@ -213,7 +203,7 @@ def _sources(_: Any, __: Any, values: Sequence[str]) -> dict[str, list[str]]:
     "--weights",
     multiple=True,
     metavar="ENTRY=PATH",
-    callback=_sources,
+    callback=entry_paths,
     help="A run of the entry's recipe with another seed, for the spread; may be repeated.",
 )
 @click.option(

@@ -11,13 +11,9 @@ import contextlib
 import dataclasses
 import json
 import os
-import queue
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,8 +31,10 @@ from rich.table import Table
 from benchmarks import cells, place, rows
 from benchmarks.cells import CLASSIC, OURS, Cell
 from benchmarks.jobs import Job
+from benchmarks.options import entry_paths, names_of
 from benchmarks.peers import PEERS
 from benchmarks.prepare import DRAWN
+from benchmarks.processes import Child, ChildError
 from benchmarks.rows import Row
 from benchmarks.texts import Texts, read_texts
 from keras_agnews import bundle, registry
@@ -50,79 +48,6 @@ LIMITS = (60.0, 300.0, 180.0)
 GPU_FACTOR = 5  # there, it is the compilation that takes its time
 SETTLE = 0.3  # seconds before a turn, in which threads that wait actively give up
 ROUNDS = {"strings": 3, "model": 3, "start": 1, "training": 3}  # after a first turn
-
-
-class ChildError(Exception):
-    """A process that did not answer; `status` and `note` are the row's."""
-
-    def __init__(self, status: str, note: str) -> None:
-        super().__init__(f"{status}: {note}")
-        self.status, self.note = status, note
-
-
-class Child:
-    """A process that answers a line of JSON to each line."""
-
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        self._log = log.open("a", encoding="utf-8")
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            env={**os.environ, **environment},
-            cwd=Path(__file__).resolve().parents[1],
-            start_new_session=True,  # to end it with the processes that it has started
-        )
-        self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def ask(self, line: str, limit: float) -> dict[str, Any]:
-        """Its answer; `ChildError` where there is none within `limit` seconds."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # why, its last line or its exit code says
-            self._process.stdin.write(f"{line}\n")
-            self._process.stdin.flush()
-        try:
-            answer = self._lines.get(timeout=max(0.0, limit))
-        except queue.Empty:
-            raise ChildError("timeout", f"no answer within {limit:.0f} s") from None
-        if answer is None:
-            code = self._process.wait()
-            status = "out of memory" if code in (-9, 137) else "failed"
-            raise ChildError(status, f"ended with exit code {code}")
-        try:
-            values: dict[str, Any] = json.loads(answer)
-        except ValueError:
-            raise ChildError("failed", f"answered {answer[:80]!r}") from None
-        if "status" in values:
-            raise ChildError(values["status"], values.get("note", ""))
-        return values
-
-    def close(self) -> None:
-        """End it and what it has started, whatever they do."""
-        for force, seconds in ((False, 5), (True, None)):
-            with contextlib.suppress(ProcessLookupError):
-                self._stop(force)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(seconds)
-        for stream in (self._process.stdin, self._process.stdout, self._log):
-            with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.close()
-
-    def _stop(self, force: bool) -> None:
-        if sys.platform == "win32":  # which has no groups of processes
-            self._process.kill() if force else self._process.terminate()
-        else:
-            os.killpg(self._process.pid, signal.SIGKILL if force else signal.SIGTERM)
 
 
 @dataclass
@@ -430,27 +355,6 @@ def remaining(wanted: Sequence[Cell], output: Path, commit: str, device: str) ->
     return [group for group in cells.groups(wanted) if not known.issuperset(group)]
 
 
-def names_of(known: Sequence[str]) -> Callable[[Any, Any, str | None], list[str] | None]:
-    """For click: a list of known names, separated by commas."""
-
-    def check(_: Any, __: Any, value: str | None) -> list[str] | None:
-        if value is None:
-            return None
-        names = [name for name in value.split(",") if name]
-        if unknown := [name for name in names if name not in known]:
-            raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(known)}")
-        return names
-
-    return check
-
-
-def _weights(_: Any, __: Any, values: Sequence[str]) -> dict[str, str]:
-    pairs = dict(value.partition("=")[::2] for value in values)
-    if wrong := [name for name in pairs if name not in registry.list_models()]:
-        raise click.BadParameter(f"{wrong[0]!r} is no entry: pass ENTRY=PATH")
-    return pairs
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--entries", callback=names_of(registry.list_models()), help="By default all.")
 @click.option("--backends", callback=names_of(cells.BACKENDS), help="By default those installed.")
@@ -472,7 +376,7 @@ def _weights(_: Any, __: Any, values: Sequence[str]) -> dict[str, str]:
 )
 @click.option("--quick", is_flag=True, help="Two entries, few texts: under 5 minutes on two cores.")
 @click.option("--data", metavar="PATH", help="AG News; else as keras_agnews.data finds it.")
-@click.option("--weights", multiple=True, metavar="ENTRY=PATH", callback=_weights)
+@click.option("--weights", multiple=True, metavar="ENTRY=PATH", callback=entry_paths)
 @click.option(
     "--rounds", type=click.IntRange(min=1), help="Timed turns, after a first; by default 3."
 )
@@ -488,7 +392,7 @@ def main(
     precisions: list[str],
     quick: bool,
     data: str | None,
-    weights: dict[str, str],
+    weights: dict[str, list[str]],
     rounds: int | None,
     patience: float,
     output: Path,
@@ -524,7 +428,8 @@ def main(
     done: list[Row] = []
     with contextlib.ExitStack() as stack:
         scratch = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        runner = Runner(output, scratch.absolute(), data, weights, turns, quick, gpu)
+        sources = {name: paths[-1] for name, paths in weights.items()}
+        runner = Runner(output, scratch.absolute(), data, sources, turns, quick, gpu)
         runner.limits = tuple(limit * patience for limit in LIMITS)  # type: ignore[assignment]
         try:
             _run_all(runner, groups, done)

@@ -43,9 +43,7 @@ TOLERANCE = 0.01
 _STEPS = (16, 32, 64, 128, 256, 512)
 _ROUNDING = 1e-4  # of the logits
 
-_walks: weakref.WeakKeyDictionary[keras.Model, tuple[_Walk, Callable[..., Any]]] = (
-    weakref.WeakKeyDictionary()
-)
+_walks: weakref.WeakKeyDictionary[keras.Model, tuple[_Walk, Run]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +127,13 @@ def attention(clf: TextClassifier, text: str, label: str | None = None) -> Expla
     start = walk.embed(_padded(np.where(specials, ids, unknown), padded))
     (logits, baseline), weights, _ = run(np.stack([end, start]), mask, column)
     total = logits[column] - baseline[column]
-    attribution = _integrate(
-        lambda path: run(path, mask, column, slice(2, 3))[0], start, end, total
-    )
+
+    def gradients(points: np.ndarray) -> np.ndarray:
+        # In parts, since attention weights come with them, which are large and not wanted.
+        parts = batching.windows(len(points), _ROWS)
+        return np.concatenate([run(points[part], mask, column)[2] for part in parts])
+
+    attribution = _integrate(gradients, start, end, total)
     return Explanation(
         text=text,
         tokens=tuple(tokenizer.tokens(ids)),
@@ -292,27 +294,24 @@ def _attend(attention: SelfAttention, hidden: Any, attend: Any) -> tuple[Any, An
 # --- gradients -------------------------------------------------------------------------------
 
 
-def _walked(clf: TextClassifier) -> tuple[_Walk, Callable[..., Any]]:
-    """The classifier's walk and its `Run` in rows, made once."""
+def _walked(clf: TextClassifier) -> tuple[_Walk, Run]:
+    """The classifier's walk and its `Run`, made once."""
     if clf.model not in _walks:
         walk = _walk(clf)
         _walks[clf.model] = walk, _in_rows(differentiable(walk))
     return _walks[clf.model]
 
 
-def _in_rows(run: Run) -> Callable[..., Any]:
-    """The same, `_ROWS` points at a time, of which the outputs that are `wanted` are kept."""
+def _in_rows(run: Run) -> Run:
+    """The same, `_ROWS` points at a time."""
 
-    def run_all(
-        points: np.ndarray, mask: np.ndarray, column: int, wanted: slice = slice(None)
-    ) -> Any:
+    def run_all(points: np.ndarray, mask: np.ndarray, column: int) -> Any:
         parts = []
         for window in batching.windows(len(points), _ROWS):
             part = points[window]
             missing = _ROWS - len(part)
             whole = np.concatenate([part, part[:1].repeat(missing, axis=0)])
-            outputs = run(whole, mask, column)[wanted]
-            parts.append([output[: len(part)] for output in outputs])
+            parts.append([output[: len(part)] for output in run(whole, mask, column)])
         return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
     return run_all

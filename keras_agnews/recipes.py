@@ -87,15 +87,11 @@ class Recipe:
         for name in ("mixed_precision", "teacher_embeddings"):
             if type(getattr(self, name)) is not bool:
                 raise InputError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        for name, high in _MOST.items():
+        for name, (high, excluded) in _RANGES.items():
             value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 <= value <= high:
-                raise InputError(f"{name} must be a number in 0 to {high:g}, not {value!r}")
-        for name in ("learning_rate", "pretrain_learning_rate"):
-            if not getattr(self, name):
-                raise InputError(f"{name} must be above 0")
-        if self.warmup == 1:
-            raise InputError("warmup must be a share below 1")
+            if type(value) not in (int, float) or not 0 <= value <= high or value == excluded:
+                but = "" if excluded is None else f" but {excluded:g}"
+                raise InputError(f"{name} must be a number in 0 to {high:g}{but}, not {value!r}")
         if self.teacher is None:
             for name in ("crops", "teacher_embeddings"):
                 if getattr(self, name):
@@ -129,15 +125,16 @@ class Recipe:
 _LEAST = dict.fromkeys(
     ("epochs", "batch_size", "steps_per_epoch", "validation_steps", "delta_rank"), 1
 ) | dict.fromkeys(("crops", "openings", "pretrain_epochs"), 0)
-_MOST = {
-    "learning_rate": 10.0,
-    "warmup": 1.0,
-    "weight_decay": 10.0,
-    "clip_norm": 1e6,
-    "word_dropout": 1.0,
-    "teacher_weight": 1.0,
-    "ema_momentum": 1.0,
-    "pretrain_learning_rate": 10.0,
+# From 0 to what, and the end that is no value.
+_RANGES: dict[str, tuple[float, float | None]] = {
+    "learning_rate": (10.0, 0.0),
+    "warmup": (1.0, 1.0),
+    "weight_decay": (10.0, None),
+    "clip_norm": (1e6, None),
+    "word_dropout": (1.0, None),
+    "teacher_weight": (1.0, None),
+    "ema_momentum": (1.0, None),
+    "pretrain_learning_rate": (10.0, 0.0),
 }
 # A head on frozen features is a small convex problem: it wants larger steps and more of them.
 _KIND_DEFAULTS: dict[str, dict[str, Any]] = {

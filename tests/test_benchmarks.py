@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from conftest import SENTENCES, needs
 
 import keras_agnews
-from benchmarks import accuracy, cells, peers, prepare, report, rows, run, texts
+from benchmarks import accuracy, cells, peers, prepare, processes, report, rows, run, texts
 from benchmarks.cells import OURS, Cell
 from benchmarks.rows import Row
 from keras_agnews import registry
@@ -344,7 +344,7 @@ def test_what_a_process_has_started_ends_with_it(tmp_path: Path) -> None:
         "found = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)']); "
         "print(json.dumps({'pid': found.pid}), flush=True); found.wait()"
     )
-    child = run.Child((sys.executable, "-S", "-c", child_of), {}, tmp_path / "log")
+    child = processes.Child((sys.executable, "-S", "-c", child_of), {}, tmp_path / "log")
     pid = child.ask("", 60)["pid"]
     os.kill(pid, 0)
     child.close()
@@ -365,7 +365,7 @@ def test_a_process_that_dies_in_its_turn_leaves_the_others(tmp_path: Path) -> No
 def test_an_entry_that_cannot_be_had_fails_alone(tmp_path: Path) -> None:
     runner = runner_of(tmp_path, {})
     runner.entries["minilm-L6"] = run.Entry(
-        tmp_path, failure=run.ChildError("failed", "NotFoundError: nowhere")
+        tmp_path, failure=processes.ChildError("failed", "NotFoundError: nowhere")
     )
     (row,) = runner.run([Cell("start", "minilm-L6", OURS, "jax")])
     assert (row.status, row.note) == ("failed", "NotFoundError: nowhere")
@@ -777,10 +777,10 @@ def test_a_worker_says_what_is_missing(fresh: Callable[..., str], tmp_path: Path
     """The real process, for a peer whose weights could not be written for want of a package."""
     (tmp_path / "errors.json").write_text(json.dumps({"onnx": ["not installed", "no onnx"]}))
     cell = Cell("strings", "tiny-transformer", "onnx", "onnxruntime")
-    child = run.Child(run.WORKER, {}, tmp_path / "log")
+    child = processes.Child(run.WORKER, {}, tmp_path / "log")
     try:
         job = run.Job(cell, str(tmp_path), texts=8)
-        with pytest.raises(run.ChildError) as caught:
+        with pytest.raises(processes.ChildError) as caught:
             child.ask(job.to_json(), 60)
     finally:
         child.close()
