@@ -456,9 +456,11 @@ def _csv_records(file: Path, text_column: str, label_column: str) -> Iterator[tu
     names = [name.strip() for name in header]
     for name in (text_column, label_column):
         if names.count(name) != 1:
+            parted = len(names) == 1 and set(names[0]) & set(";\t|")
             raise DataError(
                 f"{file}, line {line}: {names.count(name)} columns are called {name!r}; "
                 f"the header has {_shown(names)}"
+                + ("; columns are to be parted by commas" if parted else "")
             )
     text, label = names.index(text_column), names.index(label_column)
     for line, row in rows:

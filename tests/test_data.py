@@ -396,6 +396,7 @@ def test_reads_what_a_json_writer_writes(scratch: Path, rows: list[tuple[str, in
         ("x.csv", "text,label\n", 1, "no rows"),
         ("x.csv", "\nbody,topic\na,b\n", 2, "0 columns are called 'text'; the header has 'body'"),
         ("x.csv", "text,label,text\na,b,c\n", 1, "2 columns are called 'text'"),
+        ("x.csv", "text;label\na;b\n", 1, "has 'text;label'; columns are to be parted by commas"),
         ("x.csv", "text,label\na,b\nc\n", 3, "1 columns where the header has 2"),
         ("x.csv", "text,label\na,b\nc,d,e\n", 3, "3 columns where the header has 2"),
         ("x.csv", 'text,label\n"a\nb",x\nc,  \n', 4, "label ('label') is empty"),
