@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,12 @@ from hypothesis import settings
 # An example that takes longer than usual says that the machine is busy, and nothing of the code.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+# For processes that compute nothing: Keras's NumPy, which takes its Fourier transforms from JAX.
+LIGHT = next(
+    (name for name, package in (("numpy", "jax"), ("torch", "torch")) if find_spec(package)),
+    "tensorflow",
+)
 
 # Sentences of our own, two a class, so that a small model can learn them by heart.
 SENTENCES = [
@@ -61,7 +67,7 @@ class Lazy:
 
 def needs(*modules: str) -> pytest.MarkDecorator:
     """Skip unless all of them are installed; imports none."""
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    missing = [name for name in modules if find_spec(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} is not installed")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import HARD_TEXTS, SENTENCES, Lazy, needs
+from conftest import HARD_TEXTS, LIGHT, SENTENCES, Lazy, needs
 
 from keras_agnews import registry
 from keras_agnews.configs import BertConfig
@@ -133,7 +133,7 @@ from keras_agnews.tokenizers import WordPieceTokenizer
 tokenizer = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "oil"])
 assert graph_tokenizer(tokenizer).ids(tf.constant(["OIL"])).to_list() == [[2, 4, 3]]
 """
-    fresh(code, LC_ALL="tr_TR.UTF-8", LANG="tr_TR.UTF-8", KERAS_BACKEND="numpy")
+    fresh(code, LC_ALL="tr_TR.UTF-8", LANG="tr_TR.UTF-8", KERAS_BACKEND=LIGHT)
 
 
 def test_bytes_that_are_no_text(pieces: WordPieceTokenizer) -> None:

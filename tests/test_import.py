@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import LIGHT
 
 import keras_agnews
 
@@ -50,7 +51,7 @@ assert not failed, failed
 
 @pytest.mark.parametrize("code", ORDERS.values(), ids=ORDERS)
 def test_layers_are_registered_after_any_order(fresh: Callable[..., str], code: str) -> None:
-    fresh(code + REGISTERED, KERAS_BACKEND="numpy")  # the lightest, and none computes here
+    fresh(code + REGISTERED, KERAS_BACKEND=LIGHT)
 
 
 MODULES = sorted(path.stem for path in Path(keras_agnews.__file__).parent.glob("[a-z]*.py"))
@@ -59,7 +60,7 @@ MODULES = sorted(path.stem for path in Path(keras_agnews.__file__).parent.glob("
 @pytest.mark.slow
 @pytest.mark.parametrize("module", [*MODULES, "importers.huggingface", "importers.tfhub"])
 def test_any_module_may_come_first(fresh: Callable[..., str], module: str) -> None:
-    fresh(f"import keras_agnews.{module}" + REGISTERED, KERAS_BACKEND="numpy")
+    fresh(f"import keras_agnews.{module}" + REGISTERED, KERAS_BACKEND=LIGHT)
 
 
 def test_no_public_name_is_a_modules() -> None:
@@ -93,7 +94,7 @@ for attempt in ("import keras", "keras_agnews.load"):
 sys.path.remove(sys.argv[1])
 import keras
 """
-    fresh(code + REGISTERED, str(tmp_path), KERAS_BACKEND="numpy")
+    fresh(code + REGISTERED, str(tmp_path), KERAS_BACKEND=LIGHT)
 
 
 # --- the backend
@@ -183,12 +184,12 @@ pwd.getpwuid = nobody
 def test_keras_that_is_there_already_keeps_its_backend(
     fresh: Callable[..., str], tmp_path: Path
 ) -> None:
-    (tmp_path / "keras.json").write_text(json.dumps({"backend": "numpy"}))
+    (tmp_path / "keras.json").write_text(json.dumps({"backend": LIGHT}))
     code = """
-import os, keras
-assert keras.config.backend() == "numpy"
+import os, sys, keras
+assert keras.config.backend() == sys.argv[1]
 import keras_agnews
 print(os.environ.get("KERAS_BACKEND"))
 """
-    output = fresh(code, KERAS_BACKEND="", KERAS_HOME=str(tmp_path))
+    output = fresh(code, LIGHT, KERAS_BACKEND="", KERAS_HOME=str(tmp_path))
     assert output.strip() == "None"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Lazy, needs
+from conftest import LIGHT, Lazy, needs
 
 import keras_agnews
 from keras_agnews import bundle, hub, text_files
@@ -243,10 +243,12 @@ print(json.dumps([len(values), sum(float(value.sum()) for value in values.values
 def test_the_second_load_needs_no_tensorflow(
     models: Any, fresh: Callable[..., str], tmp_path: Path
 ) -> None:
+    if LIGHT == "tensorflow":
+        pytest.skip("no other backend is installed")
     source = f"tfhub:{models['tanh'][0]}"
     first = open_local(models["tanh"][0])
     values = dict(first.arrays(first.description.variables()))
-    count, total, ids = json.loads(fresh(WITHOUT, source, KERAS_BACKEND="numpy"))
+    count, total, ids = json.loads(fresh(WITHOUT, source, KERAS_BACKEND=LIGHT))
     assert count == len(values) == len(first.description.config.encoder_variables())
     assert total == pytest.approx(sum(float(value.sum()) for value in values.values()))
     assert ids == first.tokenizer.encode("Oil prices")
