@@ -23,8 +23,9 @@ import numpy as np
 
 from keras_agnews import registry
 from keras_agnews.errors import BundleError, InputError
+from keras_agnews.files import flush, locked
 from keras_agnews.tensor_files import DTYPES, open_safetensors, save_tensors, tensor_shapes
-from keras_agnews.text_files import check_plain, flush, locked, read_json, write_json
+from keras_agnews.text_files import check_plain, read_json, write_json
 from keras_agnews.tokenizers import Tokenizer, read_vocabulary, tokenizer_from_config
 
 FORMAT, FORMAT_VERSION, TASK = "keras-agnews", 1, "text-classification"
@@ -104,10 +105,18 @@ class Weights:
                 raise BundleError("weights.delta needs weights.source, sha256 and delta_sha256")
         if self.dtype is not None and self.dtype not in DTYPES.values():
             raise BundleError(f"weights.dtype is {self.dtype!r}, not in {list(DTYPES.values())}")
-        if self.source is not None and not re.match("[a-z]+://", self.source):
+        # Both become parts of paths in the client's cache.
+        if self.source is not None and (
+            not re.fullmatch(r"hf://[\w.\-]+/[\w.\-]+", self.source, re.ASCII)
+            or ".." in self.source
+        ):
             raise BundleError(
-                f"weights.source must be a hub's address such as hf://user/model, "
-                f"not {self.source!r}"
+                f"weights.source must be a hub's address, hf://user/name, not {self.source!r}"
+            )
+        if self.revision and not re.fullmatch("[0-9a-f]{40}", self.revision):
+            raise BundleError(
+                f"weights.revision must be a full commit, 40 hexadecimal digits, "
+                f"not {self.revision!r}"
             )
 
 
@@ -402,7 +411,7 @@ def check_sha256(path: Path, sha256: str, what: str) -> None:
     if found != sha256:
         raise BundleError(
             f"{path}: SHA-256 is {found}, {what} says {sha256}: "
-            "the file was swapped or damaged, take it anew"
+            "the file was swapped or damaged, take it anew; or it is being written, then try again"
         )
 
 

@@ -7,7 +7,6 @@ stays, and so do the metadata that a person has added or changed.
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -165,7 +164,7 @@ def _result(row: dict[str, Any], address: str | None) -> Any:
 
 
 def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < 1e300  # an int may be larger than a float
 
 
 def _section(description: Bundle, address: str | None) -> str:

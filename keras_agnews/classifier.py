@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import uuid
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from keras_agnews import batching, bundle, card, delta, exporting, inference
 from keras_agnews.bundle import Bundle
 from keras_agnews.errors import BundleError, InputError
 from keras_agnews.exporters import huggingface, keras_hub
+from keras_agnews.files import replacing
 from keras_agnews.tokenizers import UNKNOWN, Tokenizer, write_vocabulary
 
 # Texts whose tokens are in memory at a time: enough to sort by length with little waste.
@@ -68,7 +68,9 @@ class TextClassifier(keras.Model):
     def __init__(
         self, description: Bundle, tokenizer: Tokenizer | None = None, **kwargs: Any
     ) -> None:
-        kwargs.setdefault("name", re.sub(r"\W", "_", description.name))
+        # A TensorFlow scope: letters of ASCII, and no underscore in front.
+        plain = re.sub(r"\W", "_", description.name, flags=re.ASCII)
+        kwargs.setdefault("name", f"model{plain}" if plain.startswith("_") else plain)
         super().__init__(**kwargs)
         self._description = description
         self._tokenizer = tokenizer
@@ -221,6 +223,11 @@ class TextClassifier(keras.Model):
         self, texts: Sequence[str], batch_size: int | None
     ) -> tuple[np.ndarray, np.ndarray]:
         logits, truncated = self._run(self._forward, texts, len(self.labels), batch_size)
+        if not np.isfinite(logits).all():  # of which the first label would come out as the best
+            raise InputError(
+                f"{self.description.name} gives answers that are not finite numbers: its weights "
+                "are damaged, or it was fitted at too high a learning rate; load it anew"
+            )
         return softmax(logits / self.temperature), truncated
 
     def _run(
@@ -335,6 +342,7 @@ class TextClassifier(keras.Model):
         Returns: Keras's `History`. The temperature is 1 afterwards, and the description no longer
             says how the weights were trained.
         """
+        size = 32 if batch_size is None else batch_size
         if _is_dataset(x):
             _check_alone(
                 y=y,
@@ -353,14 +361,13 @@ class TextClassifier(keras.Model):
                     raise InputError(f"validation_split is {validation_split}, not in 0 to 1")
                 cut = int(len(texts) * (1 - validation_split))
                 held = None if weights is None else weights[cut:]
-                validation_data = (texts[cut:], labels[cut:], held)
+                names = [self.labels[i] for i in labels[cut:].tolist()]
+                validation_data = (texts[cut:], names, held)
                 texts, labels = texts[:cut], labels[:cut]
                 weights = None if weights is None else weights[:cut]
             if not len(texts):
                 raise InputError("fit() needs at least one text")
-            dataset = self.dataset(
-                texts, labels, batch_size or 32, weights, shuffle=shuffle, seed=seed
-            )
+            dataset = self.dataset(texts, labels, size, weights, shuffle=shuffle, seed=seed)
         if validation_data is not None and not _is_dataset(validation_data):
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
                 raise InputError(
@@ -370,10 +377,12 @@ class TextClassifier(keras.Model):
             if not len(texts):
                 raise InputError("validation_data has no text")
             weights = _weights(weight[0] if weight else None)
-            validation_data = self.dataset(
-                texts, self.label_ids(y, len(texts)), batch_size or 32, weights
-            )
+            validation_data = self.dataset(texts, self.label_ids(y, len(texts)), size, weights)
         if class_weight is not None:
+            if not isinstance(class_weight, Mapping):
+                raise InputError(
+                    f"class_weight must be a dict from label to weight, not {class_weight!r}"
+                )
             try:
                 keys = self.label_ids(list(class_weight), len(class_weight)).tolist()
             except InputError as error:
@@ -406,7 +415,8 @@ class TextClassifier(keras.Model):
         if not len(texts):
             raise InputError("evaluate() needs at least one text")
         labels = self.label_ids(y, len(texts))
-        dataset = self.dataset(texts, labels, batch_size or 128, _weights(sample_weight))
+        size = 128 if batch_size is None else batch_size
+        dataset = self.dataset(texts, labels, size, _weights(sample_weight))
         return super().evaluate(_for_keras(dataset), **kwargs)
 
     def dataset(
@@ -448,13 +458,28 @@ class TextClassifier(keras.Model):
         return batching.Batches(ids.lengths, labels, fetch, batch_size, sample_weight, **options)
 
     def label_ids(self, labels: Any, count: int) -> np.ndarray:
-        """Labels, ints or names, as int32 `(count,)`; `InputError` names the index of a bad one."""
+        """Labels, ints or names, as int32 `(count,)`; `InputError` names the index of a bad one.
+
+        Ints are positions among `self.labels`; where the names are numbers in another order, an
+        int might mean either and is refused.
+        """
         if labels is None:
             raise InputError("labels are missing: pass ints or label names")
+        if not hasattr(labels, "__array__") and isinstance(labels, (Iterator, ValuesView)):
+            labels = list(labels)
         values = np.asarray(labels)
         if values.ndim != 1 or len(values) != count:
             raise InputError(f"labels have shape {values.shape}, but there are {count} texts")
+        if values.dtype == object and all(type(label) is int for label in values):
+            values = values.astype(np.int64)  # a pandas column that once had gaps
         if values.dtype.kind in "iu":
+            if self.labels != tuple(map(str, range(len(self.labels)))) and all(
+                re.fullmatch("-?[0-9]+", name) for name in self.labels
+            ):
+                raise InputError(
+                    f"the labels are ints, and so are the model's names, {', '.join(self.labels)}: "
+                    "pass them as they are named, [str(label) for label in labels]"
+                )
             bad = np.flatnonzero((values < 0) | (values >= len(self.labels)))
             if len(bad):
                 raise InputError(
@@ -465,9 +490,13 @@ class TextClassifier(keras.Model):
         result = np.empty(count, np.int32)
         for i, label in enumerate(values.tolist()):
             if not isinstance(label, str) or label not in index:
+                remedy = "load(..., labels=[...]) gives the model other labels"
+                if label is None or label != label:
+                    remedy = "leave out the rows that have none"
+                elif isinstance(label, float):
+                    remedy = "make ints of them, as labels.astype(int) does"
                 raise InputError(
-                    f"labels[{i}] is {label!r}, not one of {', '.join(self.labels)}; "
-                    "load(..., labels=[...]) gives the model other labels"
+                    f"labels[{i}] is {label!r}, not one of {', '.join(self.labels)}; {remedy}"
                 )
             result[i] = index[label]
         return result
@@ -476,7 +505,12 @@ class TextClassifier(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         frozen = [x.path for x in inference.nested_layers(self.model) if not x.trainable]
-        return {"name": self.name, "bundle": self._description.to_dict(), "frozen": frozen}
+        return {
+            "name": self.name,
+            "bundle": self._description.to_dict(),
+            "frozen": frozen,
+            "mixed_precision": inference.computes_in_bfloat16(self.model),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
@@ -485,6 +519,8 @@ class TextClassifier(keras.Model):
         inference.set_trainable(
             (x, x.path not in frozen) for x in inference.nested_layers(classifier.model)
         )
+        if config.get("mixed_precision"):
+            inference.compute_in_bfloat16(classifier.model)
         return classifier
 
     def save_assets(self, directory: str) -> None:
@@ -511,12 +547,8 @@ class TextClassifier(keras.Model):
             raise InputError(f"{path} exists: overwrite=True replaces it")
         self.check_whole()
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
-        try:
-            super().save(temporary, **kwargs)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as passing:
+            super().save(passing, **kwargs)
 
     def save_bundle(
         self,
@@ -667,7 +699,10 @@ def _check_alone(**beside: Any) -> None:
 
 
 def _weights(values: Any) -> np.ndarray | None:
-    return None if values is None else np.asarray(values, np.float32)
+    try:
+        return None if values is None else np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sample_weight must be numbers, one a text: {error}") from None
 
 
 def _for_keras(dataset: Any) -> Any:
@@ -691,7 +726,10 @@ def check_texts(texts: Any) -> Sequence[str]:
         texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputError(f"texts[{i}] is {type(text).__name__}, not str")
+            remedy = ""
+            if text is None or text != text:
+                remedy = ": a missing value; leave it out, or put an empty text there"
+            raise InputError(f"texts[{i}] is {type(text).__name__}, not str{remedy}")
     checked: Sequence[str] = texts
     return checked
 

@@ -31,11 +31,8 @@ from keras_agnews.console import (
     printable,
     progress,
 )
-from keras_agnews.errors import (
-    InputError,
-    KerasAgnewsError,
-    NotFoundError,
-)
+from keras_agnews.errors import InputError, KerasAgnewsError, NotFoundError
+from keras_agnews.files import locked
 from keras_agnews.startup import BACKENDS, start_backend
 from keras_agnews.streams import read_lines
 
@@ -71,10 +68,10 @@ class _Commands(click.Group):
                 _discard_output()
                 ctx.exit(OUTPUT_CLOSED)
             except KerasAgnewsError as error:
-                raise click.ClickException(str(error)) from error
+                raise click.ClickException(printable(str(error))) from error
             except OSError as error:
                 _discard_output()
-                raise click.ClickException(str(error)) from error
+                raise click.ClickException(printable(str(error))) from error
 
 
 def _discard_output() -> None:
@@ -92,7 +89,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if Path(filename).resolve().is_relative_to(Path(__file__).resolve().parent):
-        click.echo(f"Warning: {message}", err=True)
+        click.echo(f"Warning: {printable(str(message))}", err=True)
 
 
 def _choose_backend(ctx: click.Context, parameter: click.Parameter, name: str | None) -> None:
@@ -609,7 +606,7 @@ def _record(name: str, data: str, measured: dict[str, float], rows: int) -> None
         for metric, value in measured.items()
     ]
     new[-1] |= {"value": round(new[-1]["value"]), "backend": os.environ["KERAS_BACKEND"]}
-    with text_files.locked(directory):
+    with locked(directory):
         description = bundle.read(directory)
         kept = [row for row in description.results if row.get("data") != data]
         description = dataclasses.replace(description, results=(*new, *kept))

@@ -20,17 +20,17 @@ import hashlib
 import json
 import os
 import re
-import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
+from keras_agnews import text_files
 from keras_agnews.errors import DataError, DownloadError, InputError, require
+from keras_agnews.files import replacing
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
 
@@ -231,7 +231,7 @@ def read_rows(
         names.append(label)
     if not texts:
         raise DataError(f"{file}, line 1: the file holds no rows")
-    positions = positions or _positions(sorted(set(names)))
+    positions = positions or _positions(_in_order(set(names)))
     labels = np.array([positions[name] for name in names], np.int32)
     return Dataset(texts, labels, tuple(positions), "", str(file))
 
@@ -269,6 +269,13 @@ def load(
         )
     dataset = load_agnews(split, path)
     return dataset if label_names is None else _relabel(dataset, label_names)
+
+
+def _in_order(names: set[str]) -> list[str]:
+    """Sorted; numbers by their value, so that of 0 to 11 each is at its own position."""
+    if all(re.fullmatch("-?[0-9]{1,18}", name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
 
 
 def _positions(label_names: Sequence[str]) -> dict[str, int]:
@@ -574,32 +581,20 @@ def _from_hub(split: str) -> Dataset:
     }
     try:
         rows_file.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(rows_file) as stream:
+        with (
+            replacing(rows_file) as passing,
+            passing.open("x", encoding="utf-8", newline="") as stream,
+        ):
             writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")
             writer.writerows((label + 1, text) for text, label in zip(texts, labels, strict=True))
         record["csv_sha256"] = _digest(rows_file, "sha256")
-        with _replacing(record_file) as stream:
-            json.dump(record, stream, indent=1)
+        text_files.write_json(record_file, record)
     except OSError as error:
         raise DownloadError(
             f"{rows_file.parent} cannot be written ({error.strerror or error}); set "
             "KERAS_AGNEWS_CACHE to a directory that can"
         ) from error
     return _hub_dataset(texts, labels)
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of `file` once the block has ended well."""
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("x", encoding="utf-8", newline="") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _download(path: str) -> tuple[Path, str]:

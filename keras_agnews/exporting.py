@@ -16,6 +16,7 @@ from keras_agnews import text_files
 from keras_agnews.configs import GruConfig
 from keras_agnews.errors import InputError, require
 from keras_agnews.exporters import huggingface, onnx
+from keras_agnews.files import replacing
 from keras_agnews.graph_tokenizers import graph_tokenizer
 from keras_agnews.tokenizers import WordPieceTokenizer
 
@@ -130,12 +131,8 @@ def _network(classifier: Any, path: Path, write: Callable[[Path], None]) -> None
     if others or whole is None or not path.exists():  # else it was this file's alone
         huggingface.check_tokenizer(beside, whole, others, path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    passing = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
-    try:
+    with replacing(path) as passing:
         write(passing)
-        os.replace(passing, path)
-    finally:
-        passing.unlink(missing_ok=True)
     if whole is not None:
         text_files.write_text(beside, whole)
     else:

@@ -53,7 +53,8 @@ _OTHERS = ("*/*.safetensors",)  # to the client's `*` a slash is a character lik
 _MAX_FILES = 1_000
 
 _REPOSITORY = r"[\w.\-]+/[\w.\-]+?"
-_SOURCE = re.compile(rf"hf://({_REPOSITORY})(?:@([\w.\-/]+))?", re.ASCII)
+_REVISION = r"\w[\w.\-/]*"  # of all that git allows what cannot lead a path elsewhere
+_SOURCE = re.compile(rf"hf://({_REPOSITORY})(?:@({_REVISION}))?", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
 _SUM = re.compile("[0-9a-f]{64}")
 _CACHED = re.compile(r"models--([\w.\-]+)--([\w.\-]+)/snapshots/([0-9a-f]{40})", re.ASCII)
@@ -275,6 +276,8 @@ def parse_address(source: str, revision: str | None = None) -> tuple[str, str]:
     if match is None or ".." in source:
         raise InputError(f"{source!r} is not an address: hf://user/name or hf://user/name@revision")
     repository, inline = match.groups()
+    if revision and (not re.fullmatch(_REVISION, revision, re.ASCII) or ".." in revision):
+        raise InputError(f"revision={revision!r} is no commit, branch or tag")
     if inline and revision and inline != revision:
         raise InputError(f"{source!r} and revision={revision!r} ask for two revisions")
     return repository, inline or ("main" if revision is None else revision)

@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_agnews.errors import InputError
+
 Inputs = dict[str, np.ndarray] | np.ndarray
 Forward = Callable[[Inputs], np.ndarray]
 
@@ -28,7 +30,14 @@ def compile_forward(model: keras.Model) -> Forward:
     # Of one state alone: a program of an earlier one may hold weights that are no longer wanted.
     compiled: tuple[Any, Forward] | None = None
     lock = threading.Lock()
-    compile_ = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}[keras.backend.backend()]
+    backend = keras.backend.backend()
+    compilers = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}
+    if backend not in compilers:
+        raise InputError(
+            f"Keras computes on {backend!r} here, and this package on {', '.join(compilers)}: set "
+            "the environment variable KERAS_BACKEND to one of them before Keras is imported"
+        )
+    compile_ = compilers[backend]
 
     def run(inputs: Inputs) -> np.ndarray:
         nonlocal compiled
@@ -68,6 +77,11 @@ def compute_in_bfloat16(model: keras.Model) -> list[tuple[keras.layers.Layer, An
     for layer, _ in before:
         layer.dtype_policy = "mixed_bfloat16"
     return before
+
+
+def computes_in_bfloat16(model: keras.Model) -> bool:
+    """Whether `compute_in_bfloat16` has been called on a classifier."""
+    return any(x.dtype_policy.name == "mixed_bfloat16" for x in nested_layers(model))
 
 
 def with_values(layer: keras.layers.Layer, values: list[Any]) -> Any:

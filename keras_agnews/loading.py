@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -141,8 +141,8 @@ def load(
         tokenizer = checkpoint.tokenizer
     changes: dict[str, Any] = {}
     if labels is not None:
-        if isinstance(labels, str):
-            raise InputError(f"labels must be a list of names, not the str {labels!r}")
+        if isinstance(labels, (str, Set)) or not isinstance(labels, Iterable):
+            raise InputError(f"labels must be a list of names, not {labels!r}")
         changes["labels"] = list(labels)
     if max_length is not None:
         changes["max_length"] = max_length
@@ -280,8 +280,8 @@ def _assemble(
         variables.pop(name).assign(np.array(value) if aliases else value)
     if variables:
         classifier.forget_training()  # that was of another head
-        for name, variable in variables.items():
-            variable.assign(initial_value(target.config, name, tuple(variable.shape)))
+        for variable in variables.values():
+            variable.assign(initial_value(target.config, tuple(variable.shape)))
         warnings.warn(
             f"{target.name}: {', '.join(sorted(variables))} are new and untrained; "
             "fit the model before you use its answers",

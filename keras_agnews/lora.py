@@ -11,8 +11,9 @@ import keras
 import numpy as np
 
 from keras_agnews.classifier import TextClassifier
+from keras_agnews.errors import InputError
 from keras_agnews.inference import compute_in_bfloat16, nested_layers
-from keras_agnews.layers import weights_follow
+from keras_agnews.layers import TransformerEncoder, weights_follow
 from keras_agnews.recipes import Recipe
 
 
@@ -30,12 +31,22 @@ class LowRankCopy:
             self.classifier = TextClassifier(original.description, original.tokenizer)
         _assign(self.classifier, original.arrays())
         encoder = self.classifier.encoder
+        if not isinstance(encoder, TransformerEncoder):
+            raise InputError(
+                f"{original.description.name} is no transformer, and recipe 'lora' adds to the "
+                "dense kernels of one: train it by recipe='full'"
+            )
+        # What the user has frozen stays so.
+        given = original.model.weights
+        for variable, other in zip(self.classifier.model.weights, given, strict=True):
+            variable.trainable = other.trainable
+        dense = [x for x in nested_layers(encoder) if isinstance(x, keras.layers.Dense)]
+        seeded = [x for x in enumerate(dense, settings.seed + 1) if x[1].kernel.trainable]
         for variable in encoder.weights:
-            variable.trainable = len(variable.shape) < 2
+            variable.trainable = variable.trainable and len(variable.shape) < 2
         if settings.mixed_precision:
             compute_in_bfloat16(self.classifier.model)
-        dense = [x for x in nested_layers(encoder) if isinstance(x, keras.layers.Dense)]
-        for seed, layer in enumerate(dense, settings.seed + 1):
+        for seed, layer in seeded:
             layer.enable_lora(settings.delta_rank, a_initializer=keras.initializers.HeUniform(seed))
 
     def merge(self) -> None:

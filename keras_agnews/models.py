@@ -76,17 +76,15 @@ def built_here(description: Any) -> bool:
     return description.builder in {c.builder for c in (TransformerConfig, BertConfig, GruConfig)}
 
 
-def initial_value(config: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A fresh value for the variable `name`, as its layer would have drawn it.
+def initial_value(config: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A fresh value for a variable of a head or a pooler, as its layer would have drawn it.
 
     Drawn by NumPy from the state that `keras.utils.set_random_seed` sets: a compiled backend
     takes seconds to compile so small a program.
     """
     if len(shape) < 2:
-        return np.full(shape, float(name.endswith("/gamma")), np.float32)
+        return np.zeros(shape, np.float32)
     value = np.random.standard_normal(shape)
-    if "recurrent" in name:  # orthogonal: its rows, as there are more columns
-        return np.linalg.qr(value.T)[0].T.astype(np.float32)
     while (far := np.abs(value) > 2).any():
         value[far] = np.random.standard_normal(far.sum())
     return (value * getattr(config, "initializer_range", 0.02)).astype(np.float32)

@@ -29,10 +29,20 @@ def product(inputs: Any, training: bool) -> Product | None:
     if inputs.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     if torch.is_inference_mode_enabled():
-        return _forward() if inputs.dtype in (torch.float32, torch.bfloat16) else None
+        known = inputs.dtype == torch.float32 or (inputs.dtype == torch.bfloat16 and _bfloat16())
+        return _forward() if known else None
     if training and torch.is_grad_enabled() and inputs.dtype == torch.float32:
         return _with_gradient()
     return None
+
+
+@functools.cache
+def _bfloat16() -> bool:
+    """Whether the processor has what oneDNN wants for bfloat16: AVX-512 at least, on x86."""
+    import torch
+
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())
 
 
 @functools.cache

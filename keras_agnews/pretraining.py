@@ -90,6 +90,10 @@ def check_encoder(classifier: TextClassifier) -> TransformerEncoder:
         raise InputError(
             f"pretrain_epochs: the encoder of {classifier.description.name} is no transformer"
         )
+    if not encoder.trainable_weights:
+        raise InputError(
+            "pretrain_epochs: the encoder is frozen, so nothing of it would be trained"
+        )
     return encoder
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_agnews.bundle import Bundle
 from keras_agnews.classifier import TextClassifier
@@ -158,7 +159,11 @@ def make_recipe(classifier: TextClassifier, recipe: str | None = None, **options
     kind = recipe or entry.get("recipe", "full")
     if kind != entry.get("recipe", "full"):
         entry = {}
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in options.items()
+        if value is not None
+    }
     if "teacher" in given:
         given["teacher"] = _joined(given["teacher"])
     return Recipe(**{**_KIND_DEFAULTS.get(kind, {}), **entry, **given, "recipe": kind})

@@ -105,14 +105,18 @@ class ResumableFit:
                 batch = 0
                 logs: dict[str, Any] = {}
                 if len(self.dataset):
-                    fitted = keras.Model.fit(
-                        self.model,
-                        for_keras(self.dataset),
-                        epochs=1,
-                        shuffle=False,  # the dataset has done so, in a way that can be resumed
-                        verbose=0,
-                        callbacks=[watcher],
-                    )
+                    try:
+                        fitted = keras.Model.fit(
+                            self.model,
+                            for_keras(self.dataset),
+                            epochs=1,
+                            shuffle=False,  # the dataset has done so, in a way that can be resumed
+                            verbose=0,
+                            callbacks=[watcher],
+                        )
+                    finally:
+                        # Before 3.10, Keras leaves an interrupted model without values on JAX.
+                        getattr(self.model, "jax_state_sync", lambda: None)()
                     logs = {name: values[-1] for name, values in fitted.history.items()}
                 if self.settings.ema_momentum:
                     # As `fit` has done, unless the checkpoint was of an epoch's last batch.
@@ -200,6 +204,8 @@ class ResumableFit:
             yield "torch_rng", torch.get_rng_state().numpy()
             if torch.cuda.is_initialized():  # one for each GPU
                 yield "cuda_rng", torch.stack(torch.cuda.get_rng_state_all()).numpy()
+            if torch.backends.mps.is_available():
+                yield "mps_rng", torch.mps.get_rng_state().numpy()
 
     def _variables(self) -> Iterator[tuple[str, Any]]:
         for group, variables in (
@@ -232,6 +238,8 @@ class _Watcher(keras.callbacks.Callback):
                 torch.set_rng_state(torch.from_numpy(generators["torch_rng"]))
             if "cuda_rng" in generators and torch.cuda.is_initialized():
                 torch.cuda.set_rng_state_all(list(torch.from_numpy(generators["cuda_rng"])))
+            if "mps_rng" in generators and torch.backends.mps.is_available():
+                torch.mps.set_rng_state(torch.from_numpy(generators["mps_rng"]))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         run, done = self._run, self._first + batch + 1

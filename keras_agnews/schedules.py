@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_agnews.errors import InputError
@@ -34,6 +35,8 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, peak: float, total_steps: int, warmup: int | float = 0.1) -> None:
         super().__init__()
+        if isinstance(warmup, np.generic):
+            warmup = warmup.item()
         if not peak > 0 or not math.isfinite(peak):
             raise InputError(f"peak learning rate must be positive, not {peak!r}")
         if total_steps < 1:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from keras_agnews.errors import BundleError
+from keras_agnews.files import flush
 
 # The floats that weights are stored in: a file's name of each, and NumPy's.
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -121,5 +122,6 @@ def save_tensors(
         safetensors.numpy.save_file(tensors, scratch / path.name, metadata=about)
     except safetensors.SafetensorError as error:
         raise OSError(f"{path}: cannot be written: {error}") from error
+    flush(scratch / path.name)
     os.replace(scratch / path.name, path)
     scratch.rmdir()

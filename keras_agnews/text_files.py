@@ -1,23 +1,18 @@
-"""Text and JSON files: read with suspicion, written whole, and by one writer at a time."""
+"""Text and JSON files: read with suspicion, and written whole."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import re
-import threading
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from keras_agnews.errors import BundleError
+from keras_agnews.files import locked, replacing
 
 _MAX_BYTES = 1 << 20
 _MAX_NESTING = 32
-_thread = threading.local()  # which directories a thread has locked
 
 
 def read_json(path: Path) -> Any:
@@ -80,43 +75,6 @@ def json_text(values: Any) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in UTF-8, by a rename."""
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
-    with locked(path.parent):  # or another writer takes it for what a killed one has left
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            flush(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[bool]:
-    """Have a directory to oneself, but for readers, in a `with` block, and so those within it.
-
-    The lock is on the directory: no file of it stays, and it ends with the process. Given is
-    whether there is one, since Windows and some network file systems have none of that kind.
-    """
-    held: set[Path] = vars(_thread).setdefault("held", set())
-    place = directory.resolve()
-    if place in held:
-        yield True
-        return
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            handle = os.open(place, os.O_RDONLY)
-            stack.callback(os.close, handle)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            # A child that another thread has forked has the handle too.
-            stack.callback(fcntl.flock, handle, fcntl.LOCK_UN)
-            stack.callback(held.discard, place)
-            held.add(place)
-        yield place in held
-
-
-def flush(path: Path) -> None:
-    """Have a file on the disk before what follows."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
+    # Locked, or another writer takes the new file for what a killed one has left.
+    with locked(path.parent), replacing(path) as passing:
+        passing.write_text(text, encoding="utf-8")

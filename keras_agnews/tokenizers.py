@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_agnews.errors import BundleError, InputError
+from keras_agnews.files import replacing
 
 UNKNOWN = "[UNK]"
 LARGEST_VOCABULARY_FILE = 64 * 2**20  # bytes
@@ -241,7 +242,8 @@ def _vocabulary_fault(vocabulary: Sequence[str]) -> tuple[int, str] | None:
         if seen.setdefault(token, index) != index:
             return index, f"{token!r} is a duplicate of token {seen[token]}"
         if not token.isprintable() and (held := _UNWRITABLE.search(token)):
-            return index, f"{token!r} holds {held[0]!r}, which no token may"
+            remedy = "; write the file with \\n alone, as it came" * token.endswith("\r")
+            return index, f"{token!r} holds {held[0]!r}, which no token may{remedy}"
     return None
 
 
@@ -609,12 +611,13 @@ class WordPieceTokenizer(Tokenizer):
             )
         options: dict[str, Any] = {}
         for option, (config_key, section, key) in CHECKPOINT_OPTIONS.items():
-            if config_key in config:
-                value = config[config_key]
-            elif key in _section(whole, section):
-                value = _section(whole, section)[key]
-            else:
+            places = [(config, config_key), (_section(whole, section), key)]
+            if name in _ANY_CLASSES:
+                places.reverse()
+            found = [place[at] for place, at in places if at in place]
+            if not found:
                 continue
+            value = found[0]
             # Special tokens are written as a string or as an object that holds one.
             options[option] = value.get("content") if isinstance(value, dict) else value
         vocabulary = _vocabulary_of_model(folder / "tokenizer.json", whole)
@@ -746,8 +749,10 @@ def _vocabulary_of_model(path: Path, whole: dict[str, Any]) -> tuple[str, ...] |
     ids = _section(whole, "model").get("vocab")
     if ids is None:
         return None
-    if not isinstance(ids, dict) or sorted(map(str, ids.values())) != sorted(
-        map(str, range(len(ids)))
+    if (
+        not isinstance(ids, dict)
+        or not all(type(i) is int for i in ids.values())
+        or sorted(ids.values()) != list(range(len(ids)))
     ):
         raise BundleError(f"{path}: the ids of model.vocab are not 0, 1, 2 and so on")
     return tuple(sorted(ids, key=ids.__getitem__))
@@ -819,13 +824,8 @@ def write_vocabulary(path: str | os.PathLike[str], vocabulary: Iterable[str]) ->
         raise InputError("an empty vocabulary cannot be written")
     if fault := _vocabulary_fault(vocabulary):
         raise InputError(f"vocabulary[{fault[0]}]: {fault[1]}")
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes("".join(f"{token}\n" for token in vocabulary).encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(Path(path)) as passing:
+        passing.write_bytes("".join(f"{token}\n" for token in vocabulary).encode())
 
 
 def _read_bytes(path: Path) -> bytes | None:

@@ -104,6 +104,7 @@ def finetune(
     if resume and output is None:
         raise InputError("resume=True needs output=, the directory of the run to go on with")
     bundle.check_dtype(dtype)
+    classifier.check_whole()
     if any(getattr(layer, "lora_enabled", False) for layer in nested_layers(classifier.model)):
         raise InputError(
             "enable_lora has been called on this model: save_bundle merges its updates, so load "
@@ -392,24 +393,26 @@ class _Run:
         return max(range(len(history)), key=lambda i: _score(history[i]))
 
     def _stored(self) -> bool:
-        """Take the finished model, where it is stored as a difference of this rank already.
+        """Take the finished model, where it is stored as this run stores it.
 
-        What is read of one is not what was written, so it is not to be written again.
+        It is not to be written again: what is read of a difference is not what was written, and
+        whoever has trained or measured a finished model since has put his own there.
 
         Raises: `TrainingError` where it is stored as one that has too little of the change.
         """
         assert self.directory is not None
         stored = bundle.read(self.directory)
-        if stored.weights is None or stored.weights.delta is None:
-            return False
         rank, wanted = stored.recipe.get("delta_rank", 0), self.settings.delta_rank
-        if wanted is None or wanted > rank:
+        if stored.weights is None or stored.weights.delta is None:
+            if wanted is not None or not self.fit.closed:
+                return False
+        elif wanted is None or wanted > rank:
             raise TrainingError(
                 f"{self.directory} has the finished model as a difference of rank {rank}, of which "
                 f"{'the whole model' if wanted is None else f'one of rank {wanted}'} cannot be "
                 "made: start anew without resume, or load the one there"
             )
-        if wanted < rank:
+        elif wanted < rank:
             return False
         self._read_back()
         self.classifier.describe(
@@ -482,7 +485,7 @@ class _Run:
                 digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
         description = self.classifier.description
         digest.update(text_files.json_text([description.labels, description.max_length]).encode())
-        if self.settings.recipe != "full":  # what is frozen is not in the checkpoint
+        if self.settings.recipe == "head":  # whose checkpoint has not what is frozen
             for weight in self.classifier.encoder.weights:
                 digest.update(ops.convert_to_numpy(weight.value).tobytes())
         settings = self.settings

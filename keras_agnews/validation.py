@@ -25,7 +25,8 @@ def split_validation(
     News wires repeat themselves, and a row that was trained on says nothing in validation: so no
     two validation rows are duplicates, and the rows that duplicate one are left out of training.
     A text that stands under several labels counts for the first. Every class with two different
-    texts has at least one row on each side; a class with only one is not held out.
+    texts that stand under no earlier label has at least one row on each side; a class with only one
+    is not held out.
 
     Wires also reword: two rows are near-duplicates if, of the runs of three words that either
     has, the two share at least `similarity` (the Jaccard index of their shingles; Broder 1997, "On

@@ -379,7 +379,12 @@ BAD_CONFIGS: list[tuple[str, Any, str]] = [
     ("weights.source", 1, r"weights\.source"),
     ("weights.source", "../other", r"weights\.source"),  # a download must not name local files
     ("weights.source", "/etc", r"weights\.source"),
+    ("weights.source", "tfhub:///models/bert", r"weights\.source"),
+    ("weights.source", "hf://user/name@main", r"weights\.source"),
+    ("weights.source", "hf://../name", r"weights\.source"),
     ("weights.revision", [], r"weights\.revision"),
+    ("weights.revision", "/etc/hostname", r"weights\.revision must be a full commit"),
+    ("weights.revision", "main", r"weights\.revision must be a full commit"),
     ("tokenizer.vocabulary", 1, r"tokenizer\.vocabulary"),
     *[("weights.file", name, r"weights\.file must be a file name") for name in NO_NAMES],
     *[("tokenizer.vocabulary", name, r"tokenizer\.vocabulary must be a") for name in NO_NAMES],

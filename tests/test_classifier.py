@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 from pathlib import Path
@@ -97,8 +98,9 @@ def test_any_strings_have_answers(clf: Any, texts: list[str]) -> None:
         (3, "not int"),
         (b"bytes", "not bytes"),
         ({"a": 1}, "not dict"),
-        (["good", None], r"texts\[1\] is NoneType, not str"),
-        (["good", "fine", 3.5], r"texts\[2\] is float"),
+        (["good", None], r"texts\[1\] is NoneType, not str: a missing value; leave it out"),
+        (["good", float("nan")], r"texts\[1\] is float, not str: a missing value"),
+        (["good", "fine", 3.5], r"texts\[2\] is float, not str$"),
         (["good", b"x"], r"texts\[1\] is bytes"),
         ([["nested"]], r"texts\[0\] is list"),
         (np.array([["a", "b"]]), "one dimension, not 2"),
@@ -121,6 +123,10 @@ def test_bad_texts_are_named(clf: Any, texts: Any, message: str) -> None:
         ([0, 1, 2, 3, 0, 1, 2, 4], r"labels\[7\] is 4, not in 0 to 3"),
         ([0, 1, -1, 3, 0, 1, 2, 3], r"labels\[2\] is -1"),
         (np.eye(4)[[0] * 8], "shape"),
+        ({*LABELS}, "shape"),
+        (np.array([0.0, *[1.0] * 7]), r"labels\[0\] is 0.0, .*; make ints of them"),
+        ([*LABELS[:7], None], r"labels\[7\] is None, .*; leave out the rows that have none"),
+        ([*range(4), float("nan"), 1, 2, 3], r"labels\[0\] is 0.0"),
     ],
 )
 def test_bad_labels_are_named(clf: Any, labels: Any, message: str) -> None:
@@ -137,6 +143,59 @@ def test_fit_and_evaluate_take_names_and_numbers(clf: Any) -> None:
     powers = clf.predict(TEXTS) ** clf.temperature  # which has no part in the loss
     probabilities = (powers / powers.sum(axis=1, keepdims=True))[np.arange(8), numbers]
     assert by_name[0] == pytest.approx(-np.log(probabilities).mean(), abs=1e-4)
+
+
+def test_labels_come_in_many_forms(clf: Any) -> None:
+    numbers = [NAMES.index(label) for label in LABELS]
+    forms: list[Any] = [numbers, LABELS, tuple(LABELS), np.array(LABELS), np.uint8(numbers)]
+    forms += [np.array(numbers, object), iter(LABELS), dict(enumerate(LABELS)).values()]
+    for form in forms:
+        np.testing.assert_array_equal(clf.label_ids(form, 8), numbers)
+
+
+@pytest.mark.once
+def test_ints_are_not_taken_for_positions_among_names_that_are_numbers() -> None:
+    stars = keras_agnews.load("tiny-transformer", weights=None, labels=["1", "2", "3"])
+    with pytest.raises(InputError, match=r"so are the model's names, 1, 2, 3: pass them as"):
+        stars.label_ids([1, 2], 2)
+    np.testing.assert_array_equal(stars.label_ids(["1", "3"], 2), [0, 2])
+    with pytest.raises(InputError, match=r"class_weight .* ints"):
+        stars.fit(["a", "b"], ["1", "3"], class_weight={1: 2.0})
+    # They go on where a part of the rows is held out.
+    stars.fit(["a", "b"] * 4, ["1", "3"] * 4, validation_split=0.5, batch_size=8, verbose=0)
+    digits = keras_agnews.load("tiny-transformer", weights=None, labels=[*"0123"])
+    np.testing.assert_array_equal(digits.label_ids([3, 0], 2), [3, 0])
+
+
+@pytest.mark.once
+def test_arguments_that_cannot_be_used_are_named(clf: Any) -> None:
+    for wrong, message in (
+        ({"class_weight": [1.0] * 4}, "class_weight must be a dict"),
+        ({"sample_weight": ["a"] * 8}, "sample_weight must be numbers"),
+        ({"batch_size": 0}, "batch_size"),
+    ):
+        with pytest.raises(InputError, match=message):
+            clf.fit(TEXTS, LABELS, verbose=0, **wrong)
+    with pytest.raises(InputError, match="batch_size"):
+        clf.evaluate(TEXTS, LABELS, batch_size=0, verbose=0)
+    for labels in ("World", {"good", "bad"}, 3):
+        with pytest.raises(InputError, match="labels must be a list of names"):
+            keras_agnews.load("tiny-transformer", labels=labels)
+
+
+def test_weights_that_are_no_numbers_give_no_answers() -> None:
+    model = keras_agnews.load("tiny-transformer")
+    model.layer("logits").bias.assign([np.nan, 0.0, 0.0, 0.0])
+    for method in (model.predict, model.classify):
+        with pytest.raises(InputError, match="tiny-transformer gives answers that are not finite"):
+            method(TEXTS)
+
+
+@pytest.mark.parametrize("name", ["modèle", "_model", ".x"])
+def test_any_name_can_be_trained_and_measured(clf: Any, name: str) -> None:
+    model = type(clf)(dataclasses.replace(clf.description, name=name), clf.tokenizer)
+    model.compile_default()
+    assert np.isfinite(model.evaluate(TEXTS, LABELS, verbose=0)).all()
 
 
 def test_fit_validates_and_resets_the_temperature() -> None:
@@ -303,6 +362,17 @@ def test_a_file_of_a_model_that_has_taken_no_step_has_no_state(
     loaded = keras.saving.load_model(path)
     assert not [str(warning.message) for warning in recwarn if "optimizer" in str(warning.message)]
     loaded.fit(TEXTS, LABELS, batch_size=8, verbose=0)
+
+
+def test_mixed_precision_is_kept_in_a_file(tmp_path: Path) -> None:
+    import keras
+
+    model = keras_agnews.load("tiny-transformer", mixed_precision=True)
+    model.save(tmp_path / "rough.keras")
+    loaded = keras.saving.load_model(tmp_path / "rough.keras")
+    assert loaded.encoder.dtype_policy.name == "mixed_bfloat16"
+    assert loaded.layer("logits").dtype_policy.name == "float32"
+    np.testing.assert_array_equal(loaded.predict(TEXTS), model.predict(TEXTS))
 
 
 def test_frozen_layers_are_frozen_in_a_file_too(tmp_path: Path) -> None:

@@ -221,6 +221,13 @@ def test_a_bundle_cannot_steer_the_terminal(tmp_path, invoke):
     output = invoke("info", hostile).stdout
     assert "\x1b" not in output
     assert not any(line.startswith("name   fake") for line in output.splitlines())
+    values = json.loads((hostile / "config.json").read_text())
+    values["config"]["\x1b]0;owned\x07"] = 1
+    (hostile / "config.json").write_text(json.dumps(values))
+    refused = invoke("info", hostile, code=1).output
+    assert "owned" in refused
+    assert "\x1b" not in refused
+    assert "\x07" not in refused
 
 
 def test_an_unknown_model_is_one_line():

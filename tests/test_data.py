@@ -386,7 +386,25 @@ def test_reads_what_a_json_writer_writes(scratch: Path, rows: list[tuple[str, in
     texts, labels, names = data.read_rows(file)
     assert texts == [text for text, _ in rows]
     assert [names[label] for label in labels] == [str(label).strip() for _, label in rows]
-    assert list(names) == sorted(set(names))
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([*range(12), 11, 2], tuple(map(str, range(12)))),
+        ([10, -1, 2], ("-1", "2", "10")),
+        (["10", "9", "x"], ("10", "9", "x")),
+        (["b", "a", "B"], ("B", "a", "b")),
+        (["01", "1"], ("01", "1")),
+    ],
+)
+def test_names_are_in_order_and_numbers_by_value(
+    tmp_path: Path, labels: list[Any], names: tuple[str, ...]
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": "x", "label": y}) + "\n" for y in labels))
+    assert data.read_rows(file).label_names == names
 
 
 @pytest.mark.parametrize(

@@ -440,6 +440,39 @@ def test_a_killed_low_rank_run_goes_on(
         with pytest.raises(KeyboardInterrupt):
             run("b")
     np.testing.assert_array_equal(run("b", resume=True), unbroken)
+    # In a notebook the classifier is still there, changed by what was trained.
+    classifier = keras_agnews.load(target, weights="pretrained", base=base)
+    with monkeypatch.context() as patch:
+        patch.setattr(resumable.ResumableFit, "checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            keras_agnews.finetune(classifier, rows, rows, output=tmp_path / "c", **options)
+    keras_agnews.finetune(classifier, rows, rows, output=tmp_path / "c", resume=True, **options)
+    np.testing.assert_array_equal(classifier.predict(TEXTS), unbroken)
+
+
+@pytest.mark.backend
+def test_low_rank_updates_leave_what_is_frozen() -> None:
+    import keras
+
+    classifier = keras_agnews.load("tiny-transformer", weights=None)
+    block = classifier.encoder.blocks[0]
+    block.attention.trainable = False
+
+    def values() -> dict[str, np.ndarray]:
+        weights = classifier.model.weights
+        return {w.path: keras.ops.convert_to_numpy(w.value).copy() for w in weights}
+
+    before = values()
+    options: dict[str, Any] = {"recipe": "lora", "epochs": 2, "batch_size": 4}
+    keras_agnews.finetune(classifier, (TEXTS * 4, [0, 1, 2] * 4), **options)
+    moved = {name for name, value in values().items() if (value != before[name]).any()}
+    frozen = {weight.path for weight in block.attention.weights}
+    assert moved
+    assert not moved & frozen
+    assert {"encoder/block_0/feed_forward/kernel", "logits/kernel"} <= moved
+    recurrent = keras_agnews.load("gru-attention", weights=None)
+    with pytest.raises(keras_agnews.InputError, match="gru-attention is no transformer"):
+        keras_agnews.finetune(recurrent, (TEXTS, [0, 1, 2]), **options)
 
 
 @pytest.mark.backend

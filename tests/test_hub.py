@@ -379,6 +379,14 @@ def test_other_addresses_are_refused(source: str) -> None:
         hub.download(source)
 
 
+@pytest.mark.parametrize("revision", ["/dev/zero", "../x", "a/../b", "a b", "-x", "C:\\x"])
+def test_a_revision_leads_nowhere_else(revision: str) -> None:
+    with pytest.raises(InputError, match="is no commit, branch or tag"):
+        hub.download("hf://user/name", revision=revision)
+    with pytest.raises(InputError, match="is not an address"):
+        hub.download(f"hf://user/name@{revision}")
+
+
 def test_two_revisions_are_one_too_many() -> None:
     with pytest.raises(InputError, match="two revisions"):
         hub.download("hf://user/name@one", revision="two")

@@ -308,6 +308,95 @@ def test_pytorch_learns_by_the_same_product(shape: tuple[int, ...], frozen: bool
         np.testing.assert_allclose(numpy(of_bias), rows.sum(axis=0), atol=1e-5)
 
 
+@pytest.mark.parametrize("alpha", [None, 6.0])
+def test_a_low_rank_update_learns_without_the_gradient_of_a_kernel(alpha: float | None) -> None:
+    import keras
+
+    from keras_agnews.layers import Dense
+
+    layer = Dense(6, activation="tanh", bias_initializer="normal")
+    rng = np.random.default_rng(5)
+    values, pulls = rng.normal(size=(3, 5, 8)), rng.normal(size=(3, 5, 6))
+    inputs = keras.ops.convert_to_tensor(values, dtype="float32")
+    layer(inputs)
+    layer.enable_lora(2, **({} if alpha is None else {"lora_alpha": alpha}))
+    layer.lora_kernel_b.assign(rng.normal(size=(2, 6)))
+    kernel, bias = (numpy(x).astype("float64") for x in (layer._kernel, layer.bias))  # noqa: SLF001
+    thin, wide = (numpy(x).astype("float64") for x in (layer.lora_kernel_a, layer.lora_kernel_b))
+    scale = 1 if alpha is None else alpha / 2
+    expected = np.tanh(values @ (kernel + scale * thin @ wide) + bias)
+    for training in (False, True):
+        np.testing.assert_allclose(numpy(layer(inputs, training=training)), expected, atol=1e-5)
+    back = (pulls * (1 - expected**2)).reshape(-1, 6)
+    rows = values.reshape(-1, 8)
+    gradients = {
+        "lora_kernel_a": scale * rows.T @ (back @ wide.T),
+        "lora_kernel_b": scale * (rows @ thin).T @ back,
+        "bias": back.sum(axis=0),
+    }
+    trained = {weight.name: weight for weight in layer.trainable_weights}
+    assert trained.keys() == gradients.keys()
+    for name, found in zip(trained, _gradients(layer, inputs, pulls), strict=True):
+        np.testing.assert_allclose(numpy(found), gradients[name], atol=1e-4)
+
+
+def _gradients(layer: Any, inputs: Any, pulls: np.ndarray) -> list[Any]:
+    """Of the sum of the outputs times `pulls`, to the layer's trainable weights."""
+    import keras
+
+    weights, pulls = layer.trainable_weights, pulls.astype("float32")
+    if keras.backend.backend() == "torch":
+        import torch
+
+        with torch.profiler.profile() as record:
+            (layer(inputs, training=True) * torch.tensor(pulls)).sum().backward()
+        products = [e.count for e in record.key_averages() if "_linear_pointwise" in e.key]
+        assert products == ([1] if torch.backends.mkldnn.is_available() else []), "forwards alone"
+        return [weight.value.grad for weight in weights]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(inputs, training=True) * pulls)
+        found: list[Any] = tape.gradient(loss, [weight.value for weight in weights])
+        return found
+    import jax
+
+    def loss_of(values: list[Any]) -> Any:
+        frozen = [weight.value for weight in layer.non_trainable_variables]
+        outputs, _ = layer.stateless_call(values, frozen, inputs, training=True)
+        return (outputs * pulls).sum()
+
+    return list(jax.grad(loss_of)([weight.value for weight in weights]))
+
+
+@pytest.mark.once
+def test_a_processor_without_bfloat16_still_answers_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    if keras.backend.backend() != "torch":
+        pytest.skip("another backend does not use oneDNN by itself")
+    import torch
+
+    from keras_agnews import onednn
+    from keras_agnews.layers import Dense
+
+    supported = onednn._bfloat16()  # noqa: SLF001
+    assert supported == torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
+    layer = Dense(6, dtype="mixed_bfloat16")
+    inputs = torch.tensor(np.random.default_rng(6).normal(size=(5, 8)), dtype=torch.float32)
+    layer(inputs)
+    for known in (supported, False):
+        monkeypatch.setattr(onednn, "_bfloat16", lambda known=known: known)
+        with torch.profiler.profile() as record, torch.inference_mode():
+            outputs = layer(inputs)
+        used = any("_linear_pointwise" in event.key for event in record.key_averages())
+        assert used == known
+        assert outputs.dtype == torch.bfloat16
+        exact = numpy(inputs) @ numpy(layer.kernel)
+        np.testing.assert_allclose(numpy(outputs.float()), exact, rtol=0.02, atol=0.05)
+
+
 @pytest.mark.parametrize("mask", ["none", "right", "any"])
 @pytest.mark.parametrize("backwards", [False, True])
 def test_pytorch_s_own_gru_is_keras_one_gradients_too(mask: str, backwards: bool) -> None:

@@ -142,3 +142,9 @@ def test_an_encoder_of_another_kind_is_refused(classifier: Any) -> None:
     other: Any = types.SimpleNamespace(encoder=object(), description=classifier.description)
     with pytest.raises(InputError, match="is no transformer"):
         check_encoder(other)
+    classifier.encoder.trainable = False
+    try:
+        with pytest.raises(InputError, match="the encoder is frozen"):
+            check_encoder(classifier)
+    finally:
+        classifier.encoder.trainable = True

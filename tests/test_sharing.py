@@ -582,6 +582,11 @@ def test_metadata_begin_where_the_hub_sees_them(tmp_path: Path, before: str, end
     assert card.words(text) == card.words(card.read(path)) == "# Mine"
 
 
+def test_a_number_too_large_for_a_card_is_left_out() -> None:
+    results = ({"data": "mine", "metric": "accuracy", "value": 10**400},)
+    assert "model-index" not in card.render(dataclasses.replace(model()[0], results=results), None)
+
+
 def test_cards_without_a_hub() -> None:
     description = dataclasses.replace(model()[0], source=None)
     plain = card.render(description, "hf://user/x")

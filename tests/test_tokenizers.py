@@ -1024,6 +1024,8 @@ def test_tokenizer_json_serves_where_the_rest_is_missing(tmp_path: Path) -> None
         ({"vocabulary": None, "tokenizer": model_with(None)}, r"vocab\.txt is missing"),
         ({"vocabulary": None, "tokenizer": model_with({"a": 1})}, r"ids of model\.vocab"),
         ({"vocabulary": None, "tokenizer": model_with({"a": [0]})}, r"ids of model\.vocab"),
+        ({"vocabulary": None, "tokenizer": model_with({"a": "0"})}, r"ids of model\.vocab"),
+        ({"vocabulary": None, "tokenizer": model_with({"a": 0, "b": "1"})}, r"ids of model\.vocab"),
         ({"vocabulary": None, "tokenizer": model_with(["a"])}, r"ids of model\.vocab"),
     ],
 )
@@ -1047,3 +1049,22 @@ def test_importing_needs_no_backend() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("kind", ["PreTrainedTokenizerFast", "TokenizersBackend"])
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_of_two_files_that_differ_the_one_counts_that_transformers_reads(
+    tmp_path: Path, kind: str, lowercase: bool
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    whole = {"version": "1.0", "added_tokens": [], **WHOLE}
+    whole["normalizer"] = WHOLE["normalizer"] | {"lowercase": lowercase}
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "pad")}
+    settings = {"tokenizer_class": kind, "do_lower_case": not lowercase, **special}
+    folder = checkpoint(tmp_path, None, tokenizer=whole, tokenizer_config=settings)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    ours = WordPieceTokenizer.from_hugging_face(folder)
+    assert ours.lowercase == lowercase
+    for text in ("Oil OIL oil", "Prices", "a"):
+        plain = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ours([text], padding=False)["input_ids"][0][1:-1] == plain, text

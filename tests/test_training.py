@@ -69,6 +69,9 @@ def test_schedule_serializes_and_refuses_nonsense() -> None:
     assert again.get_config() == schedule.get_config()
     optimizer = keras.optimizers.AdamW(schedule)
     assert type(optimizer).from_config(optimizer.get_config()).get_config()
+    share = keras_agnews.WarmupLinearDecay(1e-4, 50, np.float32(0.1))
+    assert share.warmup_steps == 5
+    assert json.dumps(share.get_config())
     for arguments in ((0.0, 10), (float("nan"), 10), (1e-3, 0), (1e-3, 10, 1.5), (1e-3, 10, 11)):
         with pytest.raises(InputError):
             keras_agnews.WarmupLinearDecay(*arguments)
@@ -543,6 +546,10 @@ def test_what_cannot_be_trained_on_is_said_at_the_start() -> None:
     for name, value in (("learning_rate", 0), ("pretrain_learning_rate", 0.0), ("warmup", 1.0)):
         with pytest.raises(InputError, match=f"{name} must be"):
             keras_agnews.finetune(clf, (TEXTS, LABELS), **{**OPTIONS, name: value})
+    quantized = fresh_model()
+    quantized.model.quantize("int8")
+    with pytest.raises(InputError, match=r"is quantized \(int8\)"):
+        keras_agnews.finetune(quantized, (TEXTS, LABELS), **OPTIONS)
     low_rank = keras_agnews.load("tiny-transformer")
     low_rank.encoder.blocks[0].feed_forward.enable_lora(2)
     with pytest.raises(InputError, match=r"enable_lora has been called.*save_bundle merges"):
@@ -554,6 +561,18 @@ def test_what_cannot_be_trained_on_is_said_at_the_start() -> None:
         pytest.warns(UserWarning, match="fewer than batch_size 8"),
     ):
         keras_agnews.finetune(clf, (TEXTS[:6], LABELS[:6]), **{**OPTIONS, "epochs": 1})
+
+
+@pytest.mark.once
+def test_numbers_may_be_numpys() -> None:
+    from keras_agnews.recipes import make_recipe
+
+    options = {"learning_rate": np.float32(0.25), "epochs": np.int64(2), "seed": np.uint8(3)}
+    recipe = make_recipe(fresh_model(), "full", mixed_precision=np.bool_(True), **options)
+    assert json.loads(json.dumps(recipe.record())) == recipe.record()
+    assert (recipe.learning_rate, recipe.epochs, recipe.seed) == (0.25, 2, 3)
+    with pytest.raises(InputError, match="epochs must be"):
+        make_recipe(fresh_model(), "full", epochs=np.float64(2.5))
 
 
 @pytest.mark.parametrize("recipe", ["full", "lora"])
@@ -722,6 +741,22 @@ def test_a_finished_run_keeps_no_state_of_training(tmp_path: Path) -> None:
     assert len(again["history"]) == OPTIONS["epochs"]
     loaded = keras_agnews.load(tmp_path)
     np.testing.assert_array_equal(loaded.predict(TEXTS), clf.predict(TEXTS))
+
+
+@pytest.mark.once
+def test_what_became_of_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    rows = (TEXTS, LABELS)
+    keras_agnews.finetune(fresh_model(), rows, rows, output=tmp_path, **OPTIONS)
+    mine = keras_agnews.load(tmp_path)
+    mine.layer("logits").bias.assign([9.0, 0.0, 0.0, 0.0])
+    mine.describe(results=({"data": "mine", "metric": "accuracy", "value": 0.25, "rows": 4},))
+    mine.save_bundle(tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    clf = fresh_model()
+    keras_agnews.finetune(clf, rows, rows, output=tmp_path, resume=True, **OPTIONS)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    np.testing.assert_array_equal(clf.predict(TEXTS), mine.predict(TEXTS))
+    assert clf.description.results == mine.description.results
 
 
 def test_a_log_has_a_line_a_minute(

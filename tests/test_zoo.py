@@ -55,7 +55,13 @@ def small(name: str) -> Any:
         classifier = TextClassifier(description, description.make_tokenizer(vocabulary))
     rng = np.random.default_rng(0)
     for variable in classifier.model.weights:
-        value = initial_value(config, variable.path, tuple(variable.shape))
+        shape = tuple(variable.shape)
+        if variable.path.endswith("recurrent_kernel"):  # orthogonal, as Keras draws it
+            value = np.linalg.qr(np.random.standard_normal(shape).T)[0].T
+        else:
+            value = initial_value(config, shape)
+        if variable.path.endswith("/gamma"):
+            value = np.ones_like(value)
         # Biases and norms away from their initial values, so that a lost one is seen.
         noise = (
             rng.normal(0, 0.2, value.shape)

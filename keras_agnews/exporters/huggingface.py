@@ -13,6 +13,7 @@ from keras_agnews import text_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.errors import InputError
+from keras_agnews.files import locked
 from keras_agnews.importers.huggingface import BERT, CONFIG_FILE, DISTILBERT, WEIGHTS_FILE, Family
 from keras_agnews.models import built_here
 from keras_agnews.tensor_files import save_tensors
@@ -65,7 +66,7 @@ def write(
     names = {theirs: getattr(tokenizer, ours) for ours, (theirs, *_) in CHECKPOINT_OPTIONS.items()}
     names |= {"tokenizer_class": "BertTokenizer", "model_max_length": description.max_length}
     directory.mkdir(parents=True, exist_ok=True)
-    with text_files.locked(directory):
+    with locked(directory):
         # Without its config it is no checkpoint: who is killed leaves none, not half of each.
         (directory / CONFIG_FILE).unlink(missing_ok=True)
         save_tensors(tensors, directory / WEIGHTS_FILE, directory / ".scratch", {"format": "pt"})

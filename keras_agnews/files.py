@@ -1,0 +1,59 @@
+"""Files that are written whole: by a rename, after their bytes, and by one writer at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+_thread = threading.local()  # which directories a thread has locked
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The path of a file to write, which takes the place of `path` when the block has ended well.
+
+    A crash, of the machine too, leaves the old file or the new one.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
+    try:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have a file on the disk before what follows."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[bool]:
+    """Have a directory to oneself, but for readers, in a `with` block, and so those within it.
+
+    The lock is on the directory: no file of it stays, and it ends with the process. Given is
+    whether there is one, since Windows and some network file systems have none of that kind.
+    """
+    held: set[Path] = vars(_thread).setdefault("held", set())
+    place = directory.resolve()
+    if place in held:
+        yield True
+        return
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            handle = os.open(place, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            # A child that another thread has forked has the handle too.
+            stack.callback(fcntl.flock, handle, fcntl.LOCK_UN)
+            stack.callback(held.discard, place)
+            held.add(place)
+        yield place in held
