@@ -582,7 +582,8 @@ class TextClassifier(keras.Model):
         """Write a checkpoint for `transformers.AutoModelForSequenceClassification`.
 
         With config.json, model.safetensors, and the files of `AutoTokenizer`, whose ids are this
-        model's but for a text that holds the name of a special token, such as "[MASK]".
+        model's but for a text that holds the name of a special token, such as "[MASK]", or a word
+        that ends in a capital sigma.
 
         Args:
             directory: made where it is missing.
@@ -635,8 +636,8 @@ class TextClassifier(keras.Model):
         `(n, length)` of any size, 0 for padding, and returns `logits` and `scores`, float32
         `(n, classes)`; its metadata have the labels. With word pieces a `tokenizer.json` comes
         beside it, from which the `tokenizers` library gives the ids, cut and padded, but for a
-        text that holds the name of a special token. A word tokenizer has none, and a warning says
-        so.
+        text that holds the name of a special token, or a word that ends in a capital sigma. A word
+        tokenizer has none, and a warning says so.
 
         A name that ends in `.tflite` is a TensorFlow Lite model with the same inputs, to `logits`
         alone, and the same `tokenizer.json`; it needs Keras 3.13 on TensorFlow.
