@@ -26,16 +26,16 @@ class LowRankCopy:
 
     def __init__(self, original: TextClassifier, settings: Recipe) -> None:
         assert settings.delta_rank is not None
+        if not isinstance(original.encoder, TransformerEncoder):
+            raise InputError(
+                f"{original.description.name} is no transformer, and recipe 'lora' adds to the "
+                "dense kernels of one: train it by recipe='full'"
+            )
         self._original = original
         with weights_follow():
             self.classifier = TextClassifier(original.description, original.tokenizer)
         _assign(self.classifier, original.arrays())
         encoder = self.classifier.encoder
-        if not isinstance(encoder, TransformerEncoder):
-            raise InputError(
-                f"{original.description.name} is no transformer, and recipe 'lora' adds to the "
-                "dense kernels of one: train it by recipe='full'"
-            )
         # What the user has frozen stays so.
         given = original.model.weights
         for variable, other in zip(self.classifier.model.weights, given, strict=True):

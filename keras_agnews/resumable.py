@@ -28,7 +28,7 @@ from keras_agnews.tensor_files import open_safetensors, save_tensors
 CHECKPOINT_SECONDS = 1_800.0
 CHUNK = 2_048  # rows that a kill may cost
 LINE_SECONDS = 60.0
-_GENERATORS = ("torch_rng", "cuda_rng")
+_GENERATORS = ("torch_rng", "cuda_rng", "mps_rng")
 Advance = Callable[[int, str], None]
 
 

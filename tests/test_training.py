@@ -207,6 +207,10 @@ def test_a_resumed_run_goes_on_with_the_generators_of_gpus(
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: states)
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.append)
+    apples = torch.full((16,), 7, dtype=torch.uint8)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: apples)
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state: restored.append([state]))
     monkeypatch.setattr(resumable, "CHECKPOINT_SECONDS", 0.0)
     data, options = (TEXTS, LABELS), {**OPTIONS, "epochs": 1, "output": tmp_path}
     with monkeypatch.context() as patch:
@@ -215,7 +219,7 @@ def test_a_resumed_run_goes_on_with_the_generators_of_gpus(
             keras_agnews.finetune(fresh_model(), data, **options)
     assert not restored
     keras_agnews.finetune(fresh_model(), data, resume=True, **options)
-    assert [[int(state[0]) for state in each] for each in restored] == [[3, 5]]
+    assert [[int(state[0]) for state in each] for each in restored] == [[3, 5], [7]]
 
 
 def test_an_epoch_ends_with_the_moving_average_of_its_weights(
