@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -166,11 +167,12 @@ class Runner:
                     return None
 
             end = time.monotonic() + self._limit(0)
-            for cell in group:
+
+            def start(cell: Cell) -> None:
                 entry = self.entries[cell.entry]
                 if entry.failure is not None:
                     failures[cell] = entry.failure
-                    continue
+                    return
                 log = entry.directory / f"{cell.name}.log"
                 children[cell] = Child(self.worker, _environment(cell.backend, self.gpu), log)
                 stack.callback(children[cell].close)
@@ -182,6 +184,15 @@ class Runner:
                     if (answer := attempt(cell, "turn", limit)) is not None:
                         answers[cell].append(answer)
                 self.step(1)
+
+            # Of many processors, several processes get ready beside each other; what is timed of a
+            # start is just that.
+            pool = ThreadPoolExecutor(1 if work == "start" else max(1, cpus() // 2))
+            try:
+                list(pool.map(start, group))
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+            children = {cell: children[cell] for cell in group if cell in children}
             for _ in range(rounds):
                 for cell in list(children):
                     time.sleep(self.settle if len(children) > 1 else 0)
