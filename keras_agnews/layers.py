@@ -253,17 +253,6 @@ class _BidirectionalGru(keras.layers.Layer):
         return ops.concatenate([states, ops.flip(reverse, 1)], axis=-1)
 
 
-class _Embedding(keras.layers.Embedding):
-    """Looks rows up in float32 and then rounds them to what the layer computes in.
-
-    The values are the same, but the gradients of a token that comes often are summed in float32.
-    """
-
-    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
-        # Keras's own flag, `Layer.autocast`, has no effect outside of a layer that casts.
-        return super().add_weight(*args, **{**kwargs, "autocast": False})
-
-
 @register()
 class TransformerEmbedding(_Layer):
     """Sum of token, learned position and (optional) token type embeddings.
@@ -299,7 +288,7 @@ class TransformerEmbedding(_Layer):
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         super().__init__(arguments, **kwargs)
-        self.tokens = _Embedding(
+        self.tokens = keras.layers.Embedding(
             vocabulary_size,
             hidden_size,
             embeddings_initializer=self._initializer,
@@ -912,7 +901,7 @@ class GruEncoder(_Encoder):
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         super().__init__(arguments, **kwargs)
-        self.embedding = _Embedding(
+        self.embedding = keras.layers.Embedding(
             vocabulary_size,
             embedding_size,
             embeddings_initializer=self._initializer,

@@ -82,6 +82,22 @@ def test_bucket_holds_the_length_within_the_limit(length: int, limit: int) -> No
     assert min(length, limit) <= size <= limit
 
 
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="compiles no shapes")
+def test_an_accelerator_has_half_the_shapes_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "on_cpu", lambda: False)
+    for cached in (batching._lengths, batching.tokens_per_batch):  # noqa: SLF001
+        cached.cache_clear()
+    try:
+        sizes = [batching.bucket(length, LIMIT) for length in range(1, LIMIT + 1)]
+        assert all(size >= length for length, size in enumerate(sizes, start=1))
+        assert len(set(sizes)) <= len({size for size in batching.LENGTHS if size <= LIMIT}) / 2 + 1
+        batches = batching.plan(np.full(5_000, 100), LIMIT)
+        assert max(batch.positions for batch in batches) == batching.TOKENS_PER_BATCH
+    finally:
+        for cached in (batching._lengths, batching.tokens_per_batch):  # noqa: SLF001
+            cached.cache_clear()
+
+
 def epoch_rows(batches: batching.Batches) -> list[list[int]]:
     return [batches[i][0].tolist() for i in range(len(batches))]
 

@@ -118,6 +118,40 @@ def test_attention_is_fused_but_where_dropout_is_active(
     assert len(calls) == 2 * ENCODER["layers"]
 
 
+@pytest.mark.parametrize(("keys", "training"), [(8, False), (512, False), (512, True)])
+def test_cudnn_gets_no_mask_that_it_refuses(
+    keys: int, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, Keras on JAX tries cuDNN first, which takes masks of all queries by all keys."""
+    import keras
+
+    from keras_agnews import layers
+
+    if keras.backend.backend() != "jax":
+        pytest.skip("other backends choose by themselves")
+    calls: list[dict[str, Any]] = []
+    fused = layers.ops.dot_product_attention
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(kwargs)
+        return fused(*args, **kwargs)
+
+    monkeypatch.setattr(layers.ops, "dot_product_attention", noted)
+    hidden = np.random.default_rng(0).normal(size=(2, keys, 8)).astype("float32")
+    attend = np.arange(keys) < np.array([[keys // 2], [keys]])
+    layer = layers.SelfAttention(8, 2)
+    whole = numpy(layer(hidden, attend=attend, training=training))
+    assert len(calls) == 1
+    if calls[0]["flash_attention"] is not False:
+        assert (keys, training) == (512, False)
+        assert calls[0]["mask"].shape == (2, 1, keys, keys)
+    else:
+        assert (keys, training) != (512, False)
+    # A text that fills half of its row is answered as by itself.
+    alone = numpy(layer(hidden[:1, : keys // 2]))
+    np.testing.assert_allclose(whole[:1, : keys // 2], alone, atol=1e-5)
+
+
 def test_unfused_attention_is_the_fused_one() -> None:
     from keras_agnews.layers import SelfAttention
 
@@ -218,6 +252,37 @@ def test_bfloat16_keeps_to_its_own_precision() -> None:
         numpy(keras.ops.cast(out, "float32"))[:1, :3],
         atol=0.05,
     )
+
+
+@pytest.mark.parametrize("kind", ["tokens", "types"])
+def test_bfloat16_learns_what_comes_often(kind: str) -> None:
+    """6,144 gradients of about 1 for one row: in bfloat16, their sum stops at 256."""
+    import keras
+
+    from keras_agnews.layers import TransformerEmbedding
+
+    rows, length, width = 128, 48, 4
+    layer = TransformerEmbedding(5, length, width, type_vocabulary_size=2, dtype="mixed_bfloat16")
+    ids = keras.Input((length,), dtype="int32")
+    types = keras.Input((length,), dtype="int32")
+    model = keras.Model([ids, types], layer(ids, types))
+    model.compile(keras.optimizers.SGD(1.0), _sum_of_products)
+    before = {v.path.rpartition(kind)[1]: numpy(v.value) for v in layer.weights if kind in v.path}
+    inputs = [np.full((rows, length), 3, "int32"), np.ones((rows, length), "int32")]
+    slopes = np.random.default_rng(0).uniform(0.9, 1.1, (rows, length, width)).astype("float32")
+    model.train_on_batch(inputs, slopes)
+    after = {v.path.rpartition(kind)[1]: numpy(v.value) for v in layer.weights if kind in v.path}
+    change = before[kind] - after[kind]
+    row = {"tokens": 3, "types": 1}[kind]
+    np.testing.assert_allclose(change[row], slopes.sum((0, 1)), rtol=0.01)
+    assert not np.delete(change, row, axis=0).any()
+
+
+def _sum_of_products(slopes: Any, outputs: Any) -> Any:
+    """A loss, of which Keras takes the mean: its gradient is `slopes`."""
+    import keras
+
+    return keras.ops.sum(slopes * keras.ops.cast(outputs, "float32")) + 0.0 * slopes[:, 0, 0]
 
 
 def test_gelu_is_the_exact_one_and_so_is_its_gradient() -> None:
