@@ -51,6 +51,8 @@ _FOREIGN = {
     "registered_name": 'of a KerasHub preset: load("keras_hub:DIRECTORY") reads it',
 }
 _MAX_LABELS = 100_000
+SHA256, COMMIT = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{40}")
+REPOSITORY = r"[\w.\-]+/[\w.\-]+"
 # What a write makes and takes away again, or leaves where it is killed.
 _PASSING = re.compile(
     r"\.[0-9a-f]{8}"
@@ -97,7 +99,7 @@ class Weights:
                 raise BundleError(f"weights.{name} must be a string, not {type(value).__name__}")
         _check_file_name(self.file, "weights.file")
         for name, value in (("sha256", self.sha256), ("delta_sha256", self.delta_sha256)):
-            if value and not re.fullmatch("[0-9a-f]{64}", value):
+            if value and not SHA256.fullmatch(value):
                 raise BundleError(f"weights.{name} is not 64 hexadecimal digits: {value!r}")
         if self.delta is not None:
             _check_file_name(self.delta, "weights.delta")
@@ -107,13 +109,12 @@ class Weights:
             raise BundleError(f"weights.dtype is {self.dtype!r}, not in {list(DTYPES.values())}")
         # Both become parts of paths in the client's cache.
         if self.source is not None and (
-            not re.fullmatch(r"hf://[\w.\-]+/[\w.\-]+", self.source, re.ASCII)
-            or ".." in self.source
+            not re.fullmatch(f"hf://{REPOSITORY}", self.source, re.ASCII) or ".." in self.source
         ):
             raise BundleError(
                 f"weights.source must be a hub's address, hf://user/name, not {self.source!r}"
             )
-        if self.revision and not re.fullmatch("[0-9a-f]{40}", self.revision):
+        if self.revision and not COMMIT.fullmatch(self.revision):
             raise BundleError(
                 f"weights.revision must be a full commit, 40 hexadecimal digits, "
                 f"not {self.revision!r}"

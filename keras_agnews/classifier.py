@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from keras_agnews.bundle import Bundle
 from keras_agnews.errors import BundleError, InputError
 from keras_agnews.exporters import huggingface, keras_hub
 from keras_agnews.files import replacing
+from keras_agnews.inputs import check_texts, label_ids, sample_weights
 from keras_agnews.tokenizers import UNKNOWN, Tokenizer, write_vocabulary
 
 # Texts whose tokens are in memory at a time: enough to sort by length with little waste.
@@ -355,7 +356,7 @@ class TextClassifier(keras.Model):
             dataset = x
         else:
             texts = check_texts(x)
-            labels, weights = self.label_ids(y, len(texts)), _weights(sample_weight)
+            labels, weights = self.label_ids(y, len(texts)), sample_weights(sample_weight)
             if validation_split and validation_data is None:
                 if not 0 < validation_split < 1:
                     raise InputError(f"validation_split is {validation_split}, not in 0 to 1")
@@ -376,7 +377,7 @@ class TextClassifier(keras.Model):
             texts, (y, *weight) = check_texts(validation_data[0]), validation_data[1:]
             if not len(texts):
                 raise InputError("validation_data has no text")
-            weights = _weights(weight[0] if weight else None)
+            weights = sample_weights(weight[0] if weight else None)
             validation_data = self.dataset(texts, self.label_ids(y, len(texts)), size, weights)
         if class_weight is not None:
             if not isinstance(class_weight, Mapping):
@@ -416,7 +417,7 @@ class TextClassifier(keras.Model):
             raise InputError("evaluate() needs at least one text")
         labels = self.label_ids(y, len(texts))
         size = 128 if batch_size is None else batch_size
-        dataset = self.dataset(texts, labels, size, _weights(sample_weight))
+        dataset = self.dataset(texts, labels, size, sample_weights(sample_weight))
         return super().evaluate(_for_keras(dataset), **kwargs)
 
     def dataset(
@@ -458,48 +459,8 @@ class TextClassifier(keras.Model):
         return batching.Batches(ids.lengths, labels, fetch, batch_size, sample_weight, **options)
 
     def label_ids(self, labels: Any, count: int) -> np.ndarray:
-        """Labels, ints or names, as int32 `(count,)`; `InputError` names the index of a bad one.
-
-        Ints are positions among `self.labels`; where the names are numbers in another order, an
-        int might mean either and is refused.
-        """
-        if labels is None:
-            raise InputError("labels are missing: pass ints or label names")
-        if not hasattr(labels, "__array__") and isinstance(labels, (Iterator, ValuesView)):
-            labels = list(labels)
-        values = np.asarray(labels)
-        if values.ndim != 1 or len(values) != count:
-            raise InputError(f"labels have shape {values.shape}, but there are {count} texts")
-        if values.dtype == object and all(type(label) is int for label in values):
-            values = values.astype(np.int64)  # a pandas column that once had gaps
-        if values.dtype.kind in "iu":
-            if self.labels != tuple(map(str, range(len(self.labels)))) and all(
-                re.fullmatch("-?[0-9]+", name) for name in self.labels
-            ):
-                raise InputError(
-                    f"the labels are ints, and so are the model's names, {', '.join(self.labels)}: "
-                    "pass them as they are named, [str(label) for label in labels]"
-                )
-            bad = np.flatnonzero((values < 0) | (values >= len(self.labels)))
-            if len(bad):
-                raise InputError(
-                    f"labels[{bad[0]}] is {values[bad[0]]}, not in 0 to {len(self.labels) - 1}"
-                )
-            return values.astype(np.int32)
-        index = {label: i for i, label in enumerate(self.labels)}
-        result = np.empty(count, np.int32)
-        for i, label in enumerate(values.tolist()):
-            if not isinstance(label, str) or label not in index:
-                remedy = "load(..., labels=[...]) gives the model other labels"
-                if label is None or label != label:
-                    remedy = "leave out the rows that have none"
-                elif isinstance(label, float):
-                    remedy = "make ints of them, as labels.astype(int) does"
-                raise InputError(
-                    f"labels[{i}] is {label!r}, not one of {', '.join(self.labels)}; {remedy}"
-                )
-            result[i] = index[label]
-        return result
+        """Labels as `inputs.label_ids` takes them, as places in `self.labels`."""
+        return label_ids(labels, self.labels, count)
 
     # Disk.
 
@@ -699,40 +660,8 @@ def _check_alone(**beside: Any) -> None:
             raise InputError(f"{name} goes with texts, not with a dataset, which has its own")
 
 
-def _weights(values: Any) -> np.ndarray | None:
-    try:
-        return None if values is None else np.asarray(values, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"sample_weight must be numbers, one a text: {error}") from None
-
-
 def _for_keras(dataset: Any) -> Any:
     return batching.for_keras(dataset) if isinstance(dataset, batching.Batches) else dataset
-
-
-def check_texts(texts: Any) -> Sequence[str]:
-    """Any of the accepted forms as a sequence of str; `InputError` names a bad index."""
-    if isinstance(texts, str):
-        return [texts]
-    if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
-        raise InputError(f"texts must be a str or a list of str, not {type(texts).__name__}")
-    if (dimensions := getattr(texts, "ndim", 1)) != 1:
-        remedy = "; of a table pass the column, e.g. table['text']" * hasattr(texts, "columns")
-        raise InputError(f"texts must have one dimension, not {dimensions}{remedy}")
-    if isinstance(texts, (set, frozenset)):
-        raise InputError("texts must be a list of str, not a set, which has no order")
-    if hasattr(texts, "tolist"):  # NumPy array, pandas Series
-        texts = texts.tolist()
-    elif not isinstance(texts, (list, tuple)):
-        texts = list(texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            remedy = ""
-            if text is None or text != text:
-                remedy = ": a missing value; leave it out, or put an empty text there"
-            raise InputError(f"texts[{i}] is {type(text).__name__}, not str{remedy}")
-    checked: Sequence[str] = texts
-    return checked
 
 
 def expects_probabilities(loss: Any) -> bool:

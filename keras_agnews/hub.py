@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from keras_agnews import bundle, registry, text_files
+from keras_agnews.bundle import COMMIT, REPOSITORY, SHA256
 from keras_agnews.data import cache_directory
 from keras_agnews.errors import (
     BundleError,
@@ -52,11 +53,8 @@ _WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 _OTHERS = ("*/*.safetensors",)  # to the client's `*` a slash is a character like any other
 _MAX_FILES = 1_000
 
-_REPOSITORY = r"[\w.\-]+/[\w.\-]+?"
 _REVISION = r"\w[\w.\-/]*"  # of all that git allows what cannot lead a path elsewhere
-_SOURCE = re.compile(rf"hf://({_REPOSITORY})(?:@({_REVISION}))?", re.ASCII)
-_COMMIT = re.compile("[0-9a-f]{40}")
-_SUM = re.compile("[0-9a-f]{64}")
+_SOURCE = re.compile(rf"hf://({REPOSITORY})(?:@({_REVISION}))?", re.ASCII)
 _CACHED = re.compile(r"models--([\w.\-]+)--([\w.\-]+)/snapshots/([0-9a-f]{40})", re.ASCII)
 _WAYS = (
     "ways on: a local copy (its path in place of the hf:// address, or load(..., weights=PATH); "
@@ -198,7 +196,7 @@ def download(
     pins = dict(sha256 or {})
     # A pin's record is read before, another revision's when its commit is known.
     blank = wanted == ""
-    pinned = blank or _COMMIT.fullmatch(wanted) is not None
+    pinned = blank or COMMIT.fullmatch(wanted) is not None
     place = _record_file(repository, "" if blank else wanted)
     record = _read_record(place) if pinned else {}
     wanted = record.get("revision", "main") if blank else wanted
@@ -336,7 +334,7 @@ def _snapshot(
         allow_patterns=list(FILES),
         ignore_patterns=list(_OTHERS),
     )
-    pinned = _COMMIT.fullmatch(revision)
+    pinned = COMMIT.fullmatch(revision)
     local = None
     with contextlib.suppress(FileNotFoundError):  # nothing cached, or not all that it knows of
         local = Path(get(local_files_only=True))
@@ -367,7 +365,7 @@ def listing(client: Any, repository: str, revision: str) -> Listing:
     info = retried(
         lambda: client.model_info(repository, revision=revision, files_metadata=True, timeout=30)
     )
-    if not _COMMIT.fullmatch(info.sha or ""):
+    if not COMMIT.fullmatch(info.sha or ""):
         raise DownloadError(f"{SCHEME}{repository}: the Hub gives no commit for {revision!r}")
     sums = {
         file.rfilename: (file.lfs.sha256 if file.lfs else file.blob_id) or ""
@@ -394,7 +392,7 @@ def _checked(repository: str, directory: Path, name: str, known: str, repair: bo
                 raise DownloadError(f"{path} is damaged, and cannot be had anew: {error}") from None
     raise DownloadError(
         f"{name} of {SCHEME}{repository} at {directory.name} has SHA-256 {found}, not "
-        f"{known if _SUM.fullmatch(known) else 'what the Hub declares'}: it is not the file that "
+        f"{known if SHA256.fullmatch(known) else 'what the Hub declares'}: it is not the file that "
         f"was pinned, and is not used{'' if repair else '; `keras-agnews pull` fetches it anew'}"
     )
 
@@ -413,11 +411,11 @@ def matches(content: Path | bytes, known: str, sha256: str = "") -> bool:
         known: the sum.
         sha256: the file's SHA-256, where it has been taken.
     """
-    if _SUM.fullmatch(known):
+    if SHA256.fullmatch(known):
         if isinstance(content, Path):
             return (sha256 or bundle.file_sha256(content)) == known
         return hashlib.sha256(content).hexdigest() == known
-    if _COMMIT.fullmatch(known):
+    if COMMIT.fullmatch(known):
         content = content.read_bytes() if isinstance(content, Path) else content
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
         return blob.hexdigest() == known
@@ -494,7 +492,7 @@ def _theirs(
     """What others say of the files of a directory that came from a hub: sum, and who says so."""
     repository = str((place or {}).get("repository", ""))
     commit = str((place or {}).get("revision", ""))
-    if not _SOURCE.fullmatch(repository) or not _COMMIT.fullmatch(commit):
+    if not _SOURCE.fullmatch(repository) or not COMMIT.fullmatch(commit):
         return {}
     name, _ = parse_address(repository)
     try:
@@ -683,9 +681,9 @@ def _read_record(path: Path) -> dict[str, Any]:
     sums = record.get("sha256") if isinstance(record, dict) else None
     whole = (
         isinstance(sums, dict)
-        and all(isinstance(value, str) and _SUM.fullmatch(value) for value in sums.values())
+        and all(isinstance(value, str) and SHA256.fullmatch(value) for value in sums.values())
         and isinstance(record.get("revision"), str)
-        and _COMMIT.fullmatch(record["revision"])
+        and COMMIT.fullmatch(record["revision"])
     )
     if not whole:
         raise DownloadError(f"{path} is damaged: delete it to trust anew what the Hub has")

@@ -82,7 +82,7 @@ def push(
     """
     name, inline = hub.parse_address(hub.SCHEME + repository.removeprefix(hub.SCHEME), revision)
     branch = inline if revision is None and inline != "main" else revision or "main"
-    if re.fullmatch("[0-9a-f]{40}", branch):
+    if bundle.COMMIT.fullmatch(branch):
         raise InputError(f"{branch} is a commit: push to a branch, whose head then moves")
     if create_pr and (tag or branch != "main"):
         raise InputError("create_pr makes a branch of its own: it goes without revision and tag")

@@ -25,12 +25,13 @@ from keras import ops
 
 from keras_agnews import batching, bundle, card, delta, loading, text_files
 from keras_agnews.augmentation import crop, cut_openings
-from keras_agnews.classifier import TextClassifier, check_texts, softmax
+from keras_agnews.classifier import TextClassifier, softmax
 from keras_agnews.data import Dataset
 from keras_agnews.device import device_name
 from keras_agnews.distillation import Teacher, start_embeddings, targets
 from keras_agnews.errors import InputError, TrainingError
 from keras_agnews.inference import compile_forward, nested_layers, set_trainable
+from keras_agnews.inputs import check_texts
 from keras_agnews.lora import LowRankCopy
 from keras_agnews.metrics import calibration_error, fit_temperature
 from keras_agnews.pretraining import check_encoder, pretrain
