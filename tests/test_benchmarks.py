@@ -362,6 +362,33 @@ def test_a_process_that_dies_in_its_turn_leaves_the_others(tmp_path: Path) -> No
     assert "exit code 5" in found[0].note
 
 
+@pytest.mark.parametrize(("work", "beside"), [("strings", True), ("start", False)])
+def test_of_many_processors_processes_get_ready_beside_each_other(
+    work: str, beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for what is timed of getting ready; the turns are one after the other anyhow."""
+    monkeypatch.setattr(run, "cpus", lambda: 16)
+    meets = f"""
+import os
+os.mkdir(os.path.join({str(tmp_path)!r}, "here_" + backend))
+end = time.time() + {20 if beside else 0.5}
+while not os.path.isdir(os.path.join({str(tmp_path)!r}, "here_torch")):
+    if time.time() > end:
+        sys.exit(9)
+    time.sleep(0.01)
+"""
+    runner = runner_of(tmp_path, {"jax": meets, "torch": meets, "broken": "sys.exit(3)"})
+    wanted = [
+        Cell(work, "tiny-transformer", OURS, backend) for backend in ("jax", "broken", "torch")
+    ]
+    scores = np.eye(4)[[LABELS.index(label) for _, label in SENTENCES]]
+    for cell in wanted:
+        np.save(tmp_path / "tiny-transformer" / f"{cell.name}.npy", scores)
+    found = runner.run(wanted)
+    assert [row.backend for row in found] == ["jax", "broken", "torch"]
+    assert [row.status for row in found] == ["ok" if beside else "failed", "failed", "ok"]
+
+
 def test_an_entry_that_cannot_be_had_fails_alone(tmp_path: Path) -> None:
     runner = runner_of(tmp_path, {})
     runner.entries["minilm-L6"] = run.Entry(
