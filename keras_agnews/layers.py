@@ -336,8 +336,8 @@ class TransformerEmbedding(_Layer):
     def _rows_of(self, types: Any, training: bool | None) -> Any:
         if not training:
             return ops.take(self.types, types, axis=0)
-        # The gradient of a lookup would add the positions of a whole batch to one row: one after
-        # the other on a GPU, and in bfloat16 to a sum that soon swallows them.
+        # The gradient of a lookup adds the positions of a whole batch to one row: on PyTorch in
+        # bfloat16, to a sum that soon swallows them.
         known = ops.one_hot(types, self.type_vocabulary_size, dtype=self.compute_dtype)
         return ops.matmul(known, ops.cast(self.types, self.compute_dtype))
 
