@@ -399,7 +399,9 @@ def _agnews_rows(file: Path) -> Iterator[tuple[list[str], int]]:
     for line, row in _csv_rows(file):
         width = width or len(row)
         if width not in (2, 3):
-            raise DataError(f"{file}, line {line}: {width} columns ({_CSV_SHAPE})")
+            raise DataError(
+                f"{file}, line {line}: {width} columns{_parted_otherwise(row)} ({_CSV_SHAPE})"
+            )
         if len(row) != width:
             raise DataError(
                 f"{file}, line {line}: {len(row)} columns where the first row has {width} "
@@ -457,17 +459,21 @@ def _names_its_columns(file: Path) -> bool:
     return suffix in _READERS and suffix != ".csv"
 
 
+def _parted_otherwise(row: list[str]) -> str:
+    """What is to be said of a row that looks as if something else than commas parted it."""
+    parted = len(row) == 1 and set(row[0]) & set(";\t|")
+    return "; columns are to be parted by commas" if parted else ""
+
+
 def _csv_records(file: Path, text_column: str, label_column: str) -> Iterator[tuple[int, str, str]]:
     rows = _csv_rows(file)
     line, header = next(rows, (1, []))
     names = [name.strip() for name in header]
     for name in (text_column, label_column):
         if names.count(name) != 1:
-            parted = len(names) == 1 and set(names[0]) & set(";\t|")
             raise DataError(
                 f"{file}, line {line}: {names.count(name)} columns are called {name!r}; "
-                f"the header has {_shown(names)}"
-                + ("; columns are to be parted by commas" if parted else "")
+                f"the header has {_shown(names)}{_parted_otherwise(names)}"
             )
     text, label = names.index(text_column), names.index(label_column)
     for line, row in rows:

@@ -158,6 +158,7 @@ def test_a_file_cut_at_any_byte_is_an_error_or_whole_rows(
         pytest.param(THREE + b'"2","Cup"\n', 3, "2 columns where", id="2 columns"),
         pytest.param(THREE + b'"2","Cup","won","x"\n', 3, "4 columns where", id="4 columns"),
         pytest.param(b"2\n", 1, "1 columns", id="1 column first"),
+        pytest.param(b"2;Cup;won\n", 1, "parted by commas", id="semicolons"),
         pytest.param(b"2,a,b,c\n", 1, "4 columns", id="4 columns first"),
         pytest.param(THREE + b'"0","Cup","won"\n', 3, "class '0'", id="class 0"),
         pytest.param(THREE + b'"5","Cup","won"\n', 3, "class '5'", id="class 5"),
