@@ -25,6 +25,30 @@ def competitor(row: Row) -> str:
     return title if plain or row.precision == "float32" else f"{title}, {row.precision}"
 
 
+def family(row: Row) -> str:
+    """What a reader calls it and its like, where only the fastest of them is of interest."""
+    if row.competitor == OURS:
+        return "keras_agnews"
+    return PEERS[row.competitor].family or PEERS[row.competitor].title
+
+
+def families(found: Iterable[Row]) -> dict[str, dict[str, Row]]:
+    """The fastest row of each family, precision and entry, ours first; of strings to labels."""
+    names = [OURS, *PEERS]
+    order = sorted(
+        (row for row in found if row.work == "strings"),
+        key=lambda row: (names.index(row.competitor), row.precision != "float32", row.precision),
+    )
+    fastest: dict[str, dict[str, Row]] = {}
+    for row in order:
+        name = family(row) if row.precision == "float32" else f"{family(row)}, {row.precision}"
+        of_entry = fastest.setdefault(name, {})
+        other = of_entry.get(row.entry)
+        if other is None or (row.docs_per_second or 0) > (other.docs_per_second or 0):
+            of_entry[row.entry] = row
+    return fastest
+
+
 def by_device(found: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows of each device, processors first."""
     devices: dict[str, list[Row]] = {}

@@ -27,24 +27,19 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#CC79A7",
 )
 GREY = "#8a8a8a"
-# Ours by backend, and the peers: a colour a family, a marker each, so that either way suffices.
-FILLS = {"bfloat16": "white", "int8": "#a9d3ee"}
 BACKEND_MARKERS = {"jax": "o", "tensorflow": "s", "torch": "^"}
-MARKERS: dict[str, tuple[str, str]] = {
-    "transformers": (ORANGE, "s"),
-    "transformers-sorted": (ORANGE, "P"),
-    "transformers-compile": (ORANGE, "D"),
-    "transformers-pipeline": (ORANGE, "v"),
-    "transformers-pipeline-1": (ORANGE, "^"),
-    "keras-hub-128": (GREEN, "^"),
-    "keras-hub-512": (GREEN, "v"),
-    "tfhub": (PURPLE, "D"),
-    "onnx": (RED, "X"),
-    "onnx-sorted": (RED, "P"),
-    "onnx-export": (RED, "D"),
-    "onnx-int8": (RED, "*"),
-    "tfidf-svm": (BLACK, "X"),
-    "fasttext": (GREY, "*"),
+# Of each family a colour and a marker, so that either suffices.
+LOOKS: dict[str, tuple[str, str]] = {
+    "keras_agnews": (BLUE, "o"),
+    "transformers, model called in a loop": (ORANGE, "s"),
+    "transformers, pipeline": (ORANGE, "v"),
+    "KerasHub": (GREEN, "^"),
+    "TF-Hub SavedModels": (PURPLE, "D"),
+    "ONNX Runtime": (RED, "X"),
+    "ONNX Runtime, our export": (RED, "d"),
+    "padded, Keras's predict": (SKY, "P"),
+    "TF-IDF bigrams, linear SVM": (BLACK, "X"),
+    "fastText, bigrams": (GREY, "*"),
 }
 STYLE = {
     "font.size": 9,
@@ -81,28 +76,28 @@ def draw(results: Path) -> list[Path]:
 
 
 def _look(row: Row) -> dict[str, Any]:
-    """Colour and marker of a competitor; bfloat16 is hollow, int8 of ours pale."""
-    if row.competitor in MARKERS:
-        colour, marker = MARKERS[row.competitor]
-    else:
-        colour = BLUE if row.competitor == OURS else SKY
-        marker = BACKEND_MARKERS[row.backend]
-    fill, edge = colour, "white"
-    if row.precision == "bfloat16" or (row.competitor == OURS and row.precision == "int8"):
-        fill, edge = FILLS[row.precision], colour
-    return {"color": colour, "marker": marker, "mfc": fill, "mec": edge}
+    """Colour, marker and size of a competitor's family; bfloat16 is hollow, int8 pale."""
+    from matplotlib.colors import to_rgb
+
+    colour, marker = LOOKS[naming.family(row)]
+    pale = {"bfloat16": 1.0, "int8": 0.65}.get(row.precision, 0.0)  # how near to white
+    inside = tuple(1 - (1 - pale) * (1 - part) for part in to_rgb(colour))
+    size = 10.0 if marker == "*" else 7.0  # a star needs more to look as large
+    edge = colour if pale else "white"
+    return {"color": colour, "marker": marker, "mfc": inside, "mec": edge, "ms": size}
 
 
 def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Path) -> Any:
-    """A point for each entry and competitor, and the frontier of what nothing beats in both."""
+    """A point for the fastest of each family, and the frontier of what nothing beats in both."""
     known = {
         row["model"]: float(row["accuracy"])
         for row in rows.read_accuracies(results)
         if row["accuracy"]
     }
-    points = []
-    for row in found:
-        if row.work != "strings" or row.docs_per_second is None:
+    points, legend = [], {}
+    families = naming.families(found).items()
+    for name, row in ((name, row) for name, of_entry in families for row in of_entry.values()):
+        if row.docs_per_second is None:
             continue
         model = row.competitor if row.entry == CLASSIC else row.entry
         accuracy = known.get(model)
@@ -112,6 +107,7 @@ def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Pa
             accuracy = row.accuracy if row.documents == TEXTS and accuracy is not None else None
         if accuracy is not None:
             points.append((row.docs_per_second, 100 * accuracy, row))
+            legend[name] = _look(row)
     if not points:
         return None
     figure, axes = plt.subplots(figsize=(6.4, 4.6))
@@ -122,7 +118,7 @@ def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Pa
             xs, ys = zip(*sorted(mine), strict=True)
             axes.plot(xs, ys, color="#c8c8c8", lw=3, solid_capstyle="round", zorder=1)
     for x, y, row in sorted(points, key=lambda point: point[2].competitor == OURS):
-        axes.plot(x, y, ls="", ms=_size(row), mew=0.7, zorder=3, **_look(row))
+        axes.plot(x, y, ls="", mew=0.7, zorder=3, **_look(row))
     frontier, height = [], -np.inf
     for x, y, _ in sorted(points, key=lambda point: (-point[0], -point[1])):
         if y > height:
@@ -143,26 +139,15 @@ def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Pa
     axes.set_ylabel("accuracy on AG News test, %")
     axes.set_title(device, fontsize=9, loc="left", color="#444444")
     axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    _legend(plt, axes, [row for *_, row in points], frontier=len(frontier) > 1)
+    handles = [
+        plt.Line2D([], [], ls="", mew=0.7, label=name, **look) for name, look in legend.items()
+    ]
+    if len(frontier) > 1:
+        handles.append(plt.Line2D([], [], color="#444444", ls="--", lw=1, label="frontier"))
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=7.5)
     figure.canvas.draw()
     _name_entries(figure, axes, points, corners)
     return figure
-
-
-def _size(row: Row) -> float:
-    """Of a marker: a star needs more to look as large."""
-    return 10.0 if MARKERS.get(row.competitor, ("", ""))[1] == "*" else 7.0
-
-
-def _legend(plt: Any, axes: Any, found: Sequence[Row], frontier: bool) -> None:
-    of_name = {naming.competitor(row): row for row in sorted(found, key=naming.competitor_order)}
-    handles = [
-        plt.Line2D([], [], ls="", ms=0.9 * _size(row), mew=0.7, label=name, **_look(row))
-        for name, row in of_name.items()
-    ]
-    if frontier:
-        handles.append(plt.Line2D([], [], color="#444444", ls="--", lw=1, label="frontier"))
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=7.5)
 
 
 def _name_entries(
@@ -197,7 +182,8 @@ def _name_entries(
         )
         size = note.get_window_extent(renderer)
         half, mark = size.width / scale / 2, axes.transData.transform((x, y))
-        ways = [(-half - 8, 0.0), (-half, 11.0), (-half, -11.0), (half, 11.0), (half, -11.0)]
+        ways = [(-half - 8, 0.0), (half + 8, 0.0)]
+        ways += [(side, over) for side in (-half, half) for over in (11.0, -11.0)]
         placed = []
         for rank, (dx, dy) in enumerate(ways):
             left = mark[0] + dx * scale - size.width / 2

@@ -1,12 +1,12 @@
-"""README's tables and the pictures, from the CSV files: `python -m benchmarks.report`.
+"""The documents' tables and the pictures, from the CSV files: `python -m benchmarks.report`.
 
-With --check nothing is written, and the exit code is 1 where README is not what the files say.
+With --check nothing is written, and the exit code is 1 where a document is not what the files say.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,13 +14,14 @@ import click
 
 from benchmarks import cells, rows
 from benchmarks.cells import CLASSIC, OURS
-from benchmarks.naming import BACKENDS, by_device, competitor, competitor_order
+from benchmarks.naming import BACKENDS, by_device, competitor, competitor_order, families
 from benchmarks.peers import PEERS
 from benchmarks.rows import Row
 from keras_agnews import registry
 from keras_agnews.console import human_bytes
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+HERE = Path(__file__).resolve().parent
+DOCUMENTS = (HERE.parent / "README.md", HERE / "README.md")
 _NOTHING = "Not measured yet: `python -m benchmarks.{}` does."
 _BLOCK = re.compile(r"(<!-- benchmarks:(\w+) -->\n).*?(<!-- /benchmarks:\2 -->)", re.DOTALL)
 
@@ -43,23 +44,27 @@ def best(found: Iterable[Row], entry: str) -> Row | None:
 
 def strings_table(found: Sequence[Row]) -> str:
     """Strings to labels: a row a competitor, a column an entry."""
-    found = [row for row in found if row.work == "strings"]
-    entries = _entries(found)
-    ours = {entry: best(found, entry) for entry in entries}
     names: dict[str, dict[str, Row]] = {}
     for row in sorted(found, key=competitor_order):
         names.setdefault(competitor(row), {})[row.entry] = row
+    return _rates(found, names)
+
+
+def families_table(found: Sequence[Row]) -> str:
+    """Strings to labels: a row a family of competitors, whose fastest it is, a column an entry."""
+    return _rates(found, families(found))
+
+
+def _rates(found: Sequence[Row], names: Mapping[str, Mapping[str, Row]]) -> str:
+    entries = _entries(found)
+    ours = {entry: best(found, entry) for entry in entries}
     lines = []
     for name, of_entry in names.items():
         line = [name]
         line += [_rate(of_entry.get(entry), ours[entry]) for entry in entries]
         lines.append(line)
     heads = ["learnt here" if entry == CLASSIC else f"`{entry}`" for entry in entries]
-    note = (
-        "In brackets, where both are of one run: how many times as fast our fastest in float32 is, "
-        "the one in bold.\n"
-    )
-    return _table(["documents a second", *heads], lines) + "\n" + note
+    return _table(["documents a second", *heads], lines)
 
 
 def _rate(row: Row | None, champion: Row | None) -> str:
@@ -231,6 +236,7 @@ def accuracy_table(results: Path) -> str:
 
 
 _TABLES: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
+    "families": ("strings", families_table),
     "strings": ("strings", strings_table),
     "model": ("model", model_table),
     "start": ("start", start_table),
@@ -244,24 +250,18 @@ def block(name: str, results: Path) -> str:
     if name in _OTHER_TABLES:
         return _OTHER_TABLES[name](results)
     if name not in _TABLES:
-        raise click.ClickException(f"README has a block benchmarks:{name}, which is not known")
+        raise click.ClickException(f"a block benchmarks:{name} is not known")
     work, table = _TABLES[name]
     found = [row for row in rows.read(results) if row.work == work]
     parts = [
-        f"{table(of_device)}\n{_caption(device, of_device)}\n"
+        f"{table(of_device)}\n{_caption(device, of_device, brief=name == 'families')}\n"
         for device, of_device in by_device(found).items()
     ]
     return "\n".join(parts) or _NOTHING.format("run") + "\n"
 
 
-def _caption(device: str, found: Sequence[Row]) -> str:
+def _caption(device: str, found: Sequence[Row], brief: bool) -> str:
     """Where, when and with what; and what the weights were, where they were not trained."""
-    versions = dict.fromkeys(
-        part
-        for row in found
-        for part in row.versions.split(", ")
-        if part and not part.startswith("python")
-    )
     drawn: dict[str, list[str]] = {}
     for row in found:
         if row.weights not in ("", "trained"):
@@ -269,11 +269,11 @@ def _caption(device: str, found: Sequence[Row]) -> str:
             names += [f"`{row.entry}`"] * (f"`{row.entry}`" not in names)
     weights = "".join(f" {', '.join(names)}: {kind}." for kind, names in sorted(drawn.items()))
     origins = sorted({row.texts for row in found if row.texts and "drawn" not in row.texts})
-    texts = f" Texts: {'; '.join(origins)}{_samples(found)}." if origins else ""
-    return (
-        f"{device}; {', '.join(sorted(versions))}; {_span(row.date for row in found)}."
-        f"{texts}{weights}"
-    )
+    texts = f" Texts: {'; '.join(origins)}{'' if brief else _samples(found)}." if origins else ""
+    versions = {part for row in found for part in row.versions.split(", ") if part and not brief}
+    told = ", ".join(sorted(part for part in versions if not part.startswith("python")))
+    parts = (device, told, _span(row.date for row in found))
+    return f"{'; '.join(filter(None, parts))}.{texts}{weights}"
 
 
 def _samples(found: Sequence[Row]) -> str:
@@ -321,28 +321,34 @@ def _size(row: Row) -> int:
     return row.parameters or 0
 
 
-def render(readme: str, results: Path) -> str:
-    """README with every block as the CSV files have it."""
-    return _BLOCK.sub(lambda match: match[1] + block(match[2], results) + match[3], readme)
+def render(document: str, results: Path) -> str:
+    """A document with every block as the CSV files have it."""
+    return _BLOCK.sub(lambda match: match[1] + block(match[2], results) + match[3], document)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--check", is_flag=True, help="Write nothing; exit code 1 where README differs.")
+@click.option("--check", is_flag=True, help="Write nothing; exit code 1 where one differs.")
 @click.option("--results", default=rows.RESULTS, type=click.Path(path_type=Path, exists=True))
-@click.option("--readme", default=README, type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--document",
+    "documents",
+    default=DOCUMENTS,
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+)
 @click.option("--pictures/--no-pictures", default=True, help="Draw them too; needs matplotlib.")
-def main(check: bool, results: Path, readme: Path, pictures: bool) -> None:
-    """Write README's tables and the pictures in benchmarks/results from the CSV files there."""
-    text = readme.read_text(encoding="utf-8")
-    wanted = render(text, results)
-    if check:
-        if wanted != text:
+def main(check: bool, results: Path, documents: Sequence[Path], pictures: bool) -> None:
+    """Write the tables of both README.md, and the pictures, from the CSV files of the results."""
+    for document in documents:
+        text = document.read_text(encoding="utf-8")
+        wanted = render(text, results)
+        if not check:
+            document.write_text(wanted, encoding="utf-8")
+        elif wanted != text:
             raise click.ClickException(
-                f"{readme.name} is not what the CSV files say: python -m benchmarks.report"
+                f"{document} is not what the CSV files say: python -m benchmarks.report"
             )
-        return
-    readme.write_text(wanted, encoding="utf-8")
-    if pictures:
+    if pictures and not check:
         from benchmarks import pictures as drawing
 
         for file in drawing.draw(results):

@@ -737,13 +737,17 @@ def made_up(**changes: Any) -> Row:
     return Row(**cell | facts | rate | changes)
 
 
-def test_readme_is_what_the_files_say() -> None:
+def test_documents_are_what_the_files_say() -> None:
     done = CliRunner().invoke(report.main, ["--check"])
     assert done.exit_code == 0, done.output
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in ("strings", "model", "start", "training", "accuracy"):
-        assert readme.count(f"<!-- benchmarks:{name} -->\n") == 1
-        assert readme.count(f"<!-- /benchmarks:{name} -->\n") == 1
+    zoo, speed = ("zoo", "accuracy", "families"), ("strings", "model", "start", "training")
+    for directory, names in (("", zoo), ("benchmarks", speed)):
+        document = (ROOT / directory / "README.md").read_text(encoding="utf-8")
+        for name in names:
+            assert document.count(f"<!-- benchmarks:{name} -->\n") == 1
+            assert document.count(f"<!-- /benchmarks:{name} -->\n") == 1
+        for path in re.findall(r"\]\(([^)#:]+)[)#]", document):
+            assert (ROOT / directory / path).exists(), path
 
 
 def test_tables_stand_between_their_markers(tmp_path: Path) -> None:
@@ -754,7 +758,7 @@ def test_tables_stand_between_their_markers(tmp_path: Path) -> None:
     rows.merge(tmp_path, [made_up(weights="random weights"), slow, missing])
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- benchmarks:strings -->\nold\n<!-- /benchmarks:strings -->\nb\n")
-    options = ["--results", str(tmp_path), "--readme", str(readme)]
+    options = ["--results", str(tmp_path), "--document", str(readme)]
     check = CliRunner().invoke(report.main, [*options, "--check"])
     assert check.exit_code == 1
     assert "old" in readme.read_text()
@@ -780,13 +784,34 @@ def test_tables_stand_between_their_markers(tmp_path: Path) -> None:
     assert "not known" in CliRunner().invoke(report.main, options).output
 
 
+def test_of_a_family_the_fastest_is_shown() -> None:
+    found = [
+        made_up(competitor="onnx-int8", backend="onnxruntime", precision="int8"),
+        made_up(competitor="keras-hub-512", docs_per_second=None, status="timeout"),
+        made_up(competitor="keras-hub-128", docs_per_second=100.0),
+        made_up(competitor="tfhub", docs_per_second=None, status="unsupported"),
+        made_up(precision="bfloat16", docs_per_second=600.0),
+        made_up(docs_per_second=300.0),
+        made_up(backend="torch", docs_per_second=400.0),
+    ]
+    for order in (found, found[::-1]):
+        assert report.families_table(order).splitlines()[2:] == [
+            "| keras_agnews | **400** |",
+            "| keras_agnews, bfloat16 | 600 (0.67 x) |",
+            "| KerasHub | 100 (4 x) |",
+            "| TF-Hub SavedModels | unsupported |",
+            "| ONNX Runtime, int8 | 1,234 (0.32 x) |",
+        ]
+
+
 @needs("matplotlib")
 def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     from benchmarks import pictures
 
-    own = {"padded": "one of each backend", "transformers-training": "in no picture"}
-    assert set(pictures.MARKERS) == set(peers.PEERS) - set(own)
-    assert len(set(pictures.MARKERS.values())) == len(pictures.MARKERS)
+    own = {"transformers-training": "in no picture"}
+    families = {peer.family or peer.title for name, peer in peers.PEERS.items() if name not in own}
+    assert set(pictures.LOOKS) == families | {"keras_agnews"}
+    assert len(set(pictures.LOOKS.values())) == len(pictures.LOOKS)
     fast, slow = made_up(padding=0.1), made_up(backend="torch", docs_per_second=99.0, padding=0.02)
     sizes = {"slowest": 5.0, "fastest": 2_000.0, "length": 128, "work": "model"}
     rows.merge(tmp_path, [fast, slow, *(made_up(batch=n, **sizes) for n in (1, 32))])

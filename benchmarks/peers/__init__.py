@@ -77,6 +77,7 @@ class Peer:
             as fast with a few.
         package: whose version is noted.
         work: as a cell's.
+        family: what a reader calls it and its like together; "" where it is alone.
     """
 
     title: str
@@ -89,6 +90,7 @@ class Peer:
     share: float = 1.0
     package: str = ""
     work: str = "strings"
+    family: str = ""
 
 
 _FLOATS = {"float32": "float32", "bfloat16": "bfloat16"}
@@ -96,14 +98,18 @@ _ANY = ("bert", "transformer", "gru")
 
 
 def _transformers(title: str, module: str = "transformers", **rest: Any) -> Peer:
-    rest = {"precisions": _FLOATS} | rest
+    rest = {"precisions": _FLOATS, "family": "transformers, model called in a loop"} | rest
     return Peer(
         title, module, form="hugging_face", backends=("torch",), package="transformers", **rest
     )
 
 
+def _pipeline(title: str, **rest: Any) -> Peer:
+    return _transformers(title, "transformers_pipeline", family="transformers, pipeline", **rest)
+
+
 def _onnx(title: str, **rest: Any) -> Peer:
-    rest = {"kinds": _ANY, "form": "onnx"} | rest
+    rest = {"kinds": _ANY, "form": "onnx", "family": "ONNX Runtime"} | rest
     return Peer(title, "onnx_runtime", backends=("onnxruntime",), package="onnxruntime", **rest)
 
 
@@ -117,6 +123,7 @@ def _keras_hub(title: str, length: int, share: float) -> Peer:
         precisions=_FLOATS,
         share=share,
         package="keras_hub",
+        family="KerasHub",
     )
 
 
@@ -126,11 +133,9 @@ PEERS: dict[str, Peer] = {
         "transformers, eager, sorted by length", options={"by_length": True}
     ),
     "transformers-compile": _transformers("transformers, torch.compile", options={"compiled": 1}),
-    "transformers-pipeline": _transformers(
-        "transformers, pipeline, in batches", "transformers_pipeline"
-    ),
-    "transformers-pipeline-1": _transformers(
-        "transformers, pipeline, a text at a time", "transformers_pipeline", options={"batch": 1}
+    "transformers-pipeline": _pipeline("transformers, pipeline, in batches"),
+    "transformers-pipeline-1": _pipeline(
+        "transformers, pipeline, a text at a time", options={"batch": 1}
     ),
     "keras-hub-128": _keras_hub("KerasHub, length 128", 128, 1 / 8),
     "keras-hub-512": _keras_hub("KerasHub as it comes, length 512", 512, 1 / 32),
@@ -147,6 +152,7 @@ PEERS: dict[str, Peer] = {
         "ONNX Runtime, our export, sorted by length",
         options={"by_length": True, "graph": "export.onnx"},
         kinds=("bert",),
+        family="ONNX Runtime, our export",
     ),
     "onnx-int8": _onnx(
         "ONNX Runtime, int8, sorted by length",
