@@ -5,9 +5,10 @@
 # make bench       documents per second on the backend and device at hand, beside the peers that
 #                  can be installed; build/bench has the rows
 # make build       wheel and sdist in dist/
-# make test-lower  the tests with the lowest versions that pyproject.toml admits
+# make test-lower  the tests with the lowest versions of the dependencies and of one backend that
+#                  pyproject.toml admits, in an environment in build/
 #
-# Each sets up what it needs in .venv. BACKEND=jax is the lightest; a .venv that has a backend
+# The others set up what they need in .venv. BACKEND=jax is the lightest; a .venv that has a backend
 # keeps it, and a PyTorch put there beforehand is left as it is.
 
 PYTHON   ?= python3

@@ -176,6 +176,9 @@ class TextClassifier(keras.Model):
             **kwargs: none; a name that is not known is an error.
 
         Returns: float32 `(n, classes)`; rows sum to 1. `(1, classes)` for a str.
+
+        Raises:
+            InputError: a text that is no str, by its index; or answers that are not finite.
         """
         if kwargs:
             raise InputError(f"predict() knows no {', '.join(sorted(kwargs))}")
@@ -190,6 +193,9 @@ class TextClassifier(keras.Model):
             batch_size: at most so many texts a batch.
 
         Returns: one `Prediction` for a str, else a list of them.
+
+        Raises:
+            InputError: as `predict`.
         """
         checked = check_texts(texts)
         probabilities, truncated = self._probabilities(checked, batch_size)
@@ -342,6 +348,9 @@ class TextClassifier(keras.Model):
 
         Returns: Keras's `History`. The temperature is 1 afterwards, and the description no longer
             says how the weights were trained.
+
+        Raises:
+            InputError: a text that is no str or a label that is not the model's, by its index.
         """
         size = 32 if batch_size is None else batch_size
         if _is_dataset(x):
@@ -408,7 +417,21 @@ class TextClassifier(keras.Model):
         sample_weight: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Loss and metrics on texts and labels, as `keras.Model.evaluate` returns them."""
+        """Loss and metrics on texts and labels, the loss at temperature 1.
+
+        Args:
+            x: texts; or a `keras.utils.PyDataset` of token ids, passed on to Keras.
+            y: labels, ints or label names.
+            batch_size: texts a batch, 128 by default.
+            sample_weight: float `(n,)`.
+            **kwargs: callbacks, verbose, return_dict, ...: as `keras.Model.evaluate`.
+
+        Returns: `[loss, accuracy]` as `load` compiles it; a dict with `return_dict=True`.
+
+        Raises:
+            InputError: no text, one that is no str, or a label that is not the model's; it names
+                the index.
+        """
         if _is_dataset(x):
             _check_alone(y=y, sample_weight=sample_weight, batch_size=batch_size)
             return super().evaluate(_for_keras(x), **kwargs)
@@ -527,7 +550,7 @@ class TextClassifier(keras.Model):
             base: name and value of the variables of the pretrained base that the model pins on a
                 hub, as `loading.open_base(...).arrays(...)` gives them: only the difference to it
                 is then written, which `load` applies to the base.
-            rank: of the difference of each kernel.
+            rank: of the kernels' differences in the mean; what training moved more gets more.
 
         Returns: the directory.
         """

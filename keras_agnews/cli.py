@@ -102,17 +102,23 @@ _backend_option = click.option(
     type=click.Choice(BACKENDS),
     callback=_choose_backend,
     expose_value=False,
-    help="What Keras computes with, instead of KERAS_BACKEND or the first one installed.",
+    help="What Keras computes with, instead of KERAS_BACKEND, keras.json's or the first installed.",
 )
 _base_option = click.option(
     "--base", metavar="DIR", help="The pretrained base, where it is not to be fetched."
 )
 _precision_option = click.option(
-    "--mixed-precision", is_flag=True, help="Compute in bfloat16: faster with PyTorch."
+    "--mixed-precision",
+    is_flag=True,
+    help="Compute in bfloat16: faster with PyTorch on a processor, with JAX on a GPU.",
 )
 _columns_options = (
-    click.option("--text-column", metavar="NAME", help="Column or key of the text."),
-    click.option("--label-column", metavar="NAME", help="Column or key of the label."),
+    click.option(
+        "--text-column", metavar="NAME", help="Column or key of the text; text by default."
+    ),
+    click.option(
+        "--label-column", metavar="NAME", help="Column or key of the label; label by default."
+    ),
 )
 _format_option = click.option(
     "--format", "form", type=click.Choice(("text", "json")), default="text", show_default=True
@@ -732,8 +738,9 @@ def train(
     """Train a model on AG News or on your own rows, and write it to --output.
 
     What is not given is what suits the model; with --recipe shipped it is what the model's
-    config.json records, and anything else but another --seed is refused. A model whose labels are
-    the data's keeps their order; another one gets a new head for the labels of the data.
+    config.json records, and anything else is refused but another --seed, and --teacher to say where
+    the recorded teachers lie. A model whose labels are the data's keeps their order; another one
+    gets a new head for the labels of the data.
     """
     from keras_agnews import data as data_module
 

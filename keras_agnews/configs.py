@@ -90,7 +90,7 @@ class Config:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that differ from the defaults do not suffice for a record: all of them."""
+        """All fields, those that have their defaults too: what a record says must stay."""
         return dataclasses.asdict(self)
 
     def encoder_variables(self) -> dict[str, tuple[int, ...]]:

@@ -129,6 +129,7 @@ def load_agnews(split: str = "train", path: str | os.PathLike[str] | None = None
         DataError: a missing path, or a file that cannot be read; it names file and line.
         DownloadError: the Hub cannot be reached, or what came is not what was pinned.
         MissingDependencyError: pyarrow is needed and not installed.
+        InputError: no such split.
 
     Example:
         >>> texts, labels, label_names = load_agnews("test")  # doctest: +SKIP
@@ -160,6 +161,7 @@ def load_titles(
 
     Raises:
         DataError: no path, a file that cannot be read, or none with titles.
+        InputError: no such split.
     """
     if split not in PINS:
         raise InputError(f"split {split!r} is not one of {', '.join(map(repr, PINS))}")

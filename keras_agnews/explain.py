@@ -94,7 +94,7 @@ def attention(clf: TextClassifier, text: str, label: str | None = None) -> Expla
         label: the label to explain; the predicted one where left out.
 
     Returns: an `Explanation`. Its attributions add up to the difference of the logits, to within
-        1 % of the sum of their magnitudes.
+        1 % of the sum of their magnitudes; a warning says where they do not.
 
     Raises:
         InputError: `clf` is no such classifier, `text` is not one str, or no such label.
@@ -102,8 +102,9 @@ def attention(clf: TextClassifier, text: str, label: str | None = None) -> Expla
     Example:
 
     ```python
+    clf = keras_agnews.load("tiny-transformer")
     seen = keras_agnews.attention(clf, "Oil prices soar to an all-time record")
-    dict(zip(seen.tokens, seen.attribution))    # {"oil": 1.9, "prices": 2.3, ...}
+    dict(zip(seen.tokens, seen.attribution))    # {"oil": 1.48, "prices": 0.67, ...}
     seen.weights[layer, head]                   # (length, length)
     ```
     """

@@ -73,7 +73,7 @@ class RecurrentInitializer(keras.initializers.Orthogonal):
 def activation_function(name: str) -> Any:
     """The function of a name in `ACTIVATIONS`."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation is {name!r}, not one of {', '.join(ACTIVATIONS)}")
+        raise InputError(f"activation is {name!r}, not one of {', '.join(ACTIVATIONS)}")
     if name == "gelu_tanh":
         return functools.partial(keras.activations.gelu, approximate=True)
     if name == "gelu" and keras.backend.backend() == "jax":
@@ -320,7 +320,7 @@ class TransformerEmbedding(_Layer):
     def call(self, ids: Any, types: Any = None, training: bool | None = None) -> Any:
         length = ops.shape(ids)[1]
         if isinstance(length, int) and length > self.max_positions:
-            raise ValueError(
+            raise InputError(
                 f"{length} tokens are more than the model's {self.max_positions} positions: "
                 "tokenize with a smaller max_length"
             )
@@ -366,7 +366,9 @@ def _attention(query: Any, key: Any, value: Any, attend: Any, training: bool | N
 
 @register()
 class SelfAttention(_Layer):
-    """Multi-head self-attention, fused whenever no dropout is active.
+    """Multi-head self-attention, by `keras.ops.dot_product_attention` where no dropout is active.
+
+    PyTorch fuses that, and JAX on a GPU; TensorFlow computes the products one after the other.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762.
 
@@ -547,7 +549,7 @@ def _shortened(shape: Any, positions: int | None) -> tuple[Any, ...]:
 class MaskedMeanPooling(keras.layers.Layer):
     """Mean of the hidden states over the tokens; zeros for a text without any.
 
-    Call arguments: `hidden` float `(batch, length, hidden)`, `mask` bool `(batch, length)`.
+    Call arguments: `hidden` float `(batch, length, hidden)`, `token_mask` bool `(batch, length)`.
     Returns: float `(batch, hidden)`.
     """
 
@@ -733,8 +735,12 @@ class BertEncoder(TransformerEncoder):
     Example, as the TF-Hub lesson composes its two layers:
 
     ```python
+    from keras_agnews.configs import BertConfig
     from keras_agnews.layers import BertEncoder, BertPreprocessor
+    from keras_agnews.tokenizers import read_vocabulary
 
+    vocabulary = read_vocabulary("vocab.txt")
+    config = BertConfig.miniature(layers=4, hidden_size=128)
     texts = keras.Input(shape=(), dtype="string")
     outputs = BertEncoder(config)(BertPreprocessor(vocabulary)(texts))
     hidden = keras.layers.Dropout(0.1)(outputs["pooled_output"])
@@ -818,7 +824,7 @@ class AdditiveAttention(_Layer):
         states_mask: Any = None,
     ) -> Any:
         if (query is None) != (self.query_projection is None):
-            raise ValueError(
+            raise InputError(
                 f"{self.name} was built with{'out' if query is not None else ''} a query, which "
                 f"is now {'given' if query is not None else 'missing'}"
             )

@@ -114,15 +114,17 @@ def load(
         max_length: cut texts at so many tokens.
         base: directory that has the pretrained base which the entry, or what `weights` names,
             pins on a hub; its SHA-256 must be the pinned one.
-        mixed_precision: compute in bfloat16, with weights and logits in float32. On a processor
-            that has instructions for it, and on a GPU, PyTorch is then faster; an answer changes
-            in its third digit.
+        mixed_precision: compute in bfloat16, with weights and logits in float32. Faster with
+            PyTorch on a processor that has instructions for it, but for the smallest models, and
+            with JAX on a GPU; a probability changes by up to 0.02.
 
     Returns: a compiled `TextClassifier` (AdamW, cross-entropy from logits, accuracy).
 
     Raises:
         NotFoundError: no such entry, path or weights.
         BundleError: the files are not a whole, consistent model.
+        DownloadError: the weights are on a hub that cannot be reached, or not what was pinned.
+        MissingDependencyError: what reads a `tfhub:` or `keras_hub:` source is not installed.
         InputError: an argument that does not fit the model.
 
     Example:

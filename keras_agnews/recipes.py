@@ -37,10 +37,11 @@ class Recipe:
         steps_per_epoch: batches an epoch, all where `None`.
         validation_steps: batches of validation, all where `None`.
         mixed_precision: compute in bfloat16, keep the weights in float32.
-        delta_rank: store only what training has changed of the pretrained base, each kernel's
-            change at this rank; the finished model and its figures are then those of that.
+        delta_rank: store only what training has changed of the pretrained base, the kernels'
+            changes at this rank in the mean; the finished model and its figures are then those of
+            that.
         teacher: classifier with the same labels whose probabilities are learned, as `load` takes
-            it; of several, a list or separated by commas, the mean is.
+            it; of several, separated by commas (`finetune` takes a list too), the mean is.
         teacher_weight: share of the target that is the teacher's answer; the rest is the label.
         crops: so many random spans of each text are further rows, labelled by the teacher alone.
         teacher_embeddings: start from the teacher's token embeddings, projected.

@@ -80,6 +80,10 @@ def register(
             `variables(classes)`, a dict from variable path to shape. How many texts are computed
             at once follows its `hidden_size`, where it has one.
 
+    Raises:
+        InputError: the name is taken, or builder and config do not fit each other.
+        NotFoundError: no bundle there.
+
     Example:
 
     ```python

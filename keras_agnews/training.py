@@ -79,8 +79,8 @@ def finetune(
         train: `(texts, labels)`, or a dataset of `keras_agnews.data`.
         validation: the same, to choose the best epoch by; without it the last epoch is kept.
         recipe: `"full"`, `"head"` or `"lora"`; by default the entry's.
-        output: directory for checkpoints, `log.csv`, `curves.png` and the finished bundle.
-            The bundle in it is always that of the best epoch so far.
+        output: directory for checkpoints, `log.csv`, the finished bundle and, where matplotlib is
+            installed, `curves.png`. The bundle in it is always that of the best epoch so far.
         resume: go on from the checkpoint in `output`, to the same weights as an unbroken run; a
             run that has none starts anew, one that is finished returns at once. The training loss
             and accuracy of the epoch that was broken off are then those of its rest.
@@ -92,10 +92,10 @@ def finetune(
             as a difference; else it comes from the hub.
         **options: fields of `Recipe` that differ from the entry's.
 
-    Returns: a dict of `recipe`, `history` (one dict an epoch, as in `log.csv`), `best_epoch`. The
-    classifier is compiled as `load` does, its layers are frozen or not as they were, and its
-    temperature is then the one that suits the validation rows best, and the loss and
-    the calibration error on them are at this temperature.
+    Returns: a dict of `recipe`, `history` (one dict an epoch, as in `log.csv`) and `best_epoch`,
+        from 1. The classifier is compiled as by `load` afterwards, and its layers are frozen or not
+        as they were. Its temperature is the one that suits the validation rows best, at which their
+        loss and calibration error are measured.
 
     Raises:
         TrainingError: a single class, a loss that is not finite (the weights of the best epoch

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keras_agnews.errors import InputError
+
 pytestmark = pytest.mark.backend
 
 UNITS, WIDTH, QUERY_WIDTH = 5, 4, 3
@@ -174,9 +176,9 @@ def test_half_precision_keeps_the_weights_whole() -> None:
 def test_a_query_is_given_always_or_never() -> None:
     rng = np.random.default_rng(3)
     states, query = data(rng, 1, 2, 1)
-    with pytest.raises(ValueError, match="built without a query, which is now given"):
+    with pytest.raises(InputError, match="built without a query, which is now given"):
         random_layer(rng, False)(states, query=query)
-    with pytest.raises(ValueError, match="built with a query, which is now missing"):
+    with pytest.raises(InputError, match="built with a query, which is now missing"):
         random_layer(rng, True)(states)
 
 

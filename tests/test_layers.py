@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from keras_agnews.errors import InputError
+
 pytestmark = pytest.mark.backend
 
 ENCODER: dict[str, Any] = {
@@ -225,7 +227,7 @@ def test_no_two_weights_of_a_new_model_are_alike(name: str) -> None:
 
 
 def test_too_long_an_input_is_an_error(encoder: Any) -> None:
-    with pytest.raises(ValueError, match=r"17 tokens are more than the model's 16 positions"):
+    with pytest.raises(InputError, match=r"17 tokens are more than the model's 16 positions"):
         encoder({"input_word_ids": np.ones((1, 17), "int32")})
 
 
