@@ -196,3 +196,11 @@ def test_keras_takes_batches_of_any_length() -> None:
     model.fit(batching.for_keras(drawn), epochs=2, shuffle=False, verbose=0)
     assert sorted(map(len, epoch_rows(drawn))) == [1, 2, 2, 2]
     assert epoch_rows(drawn) != first, "each epoch of fit draws anew"
+
+
+def test_a_weight_stays_with_its_row() -> None:
+    lengths = np.random.default_rng(3).integers(1, 60, 100).astype(np.int32)
+    rows = np.arange(100)
+    batches = batching.Batches(lengths, rows, lambda r, _: r, 8, rows / 7, shuffle=True, seed=5)
+    for inputs, _, weight in (batches[i] for i in range(len(batches))):
+        np.testing.assert_array_equal(weight, inputs / 7)

@@ -859,3 +859,17 @@ def checked_version(directory: Path, least: int) -> int:
     assert found == expected(version)
     assert version >= least
     return version
+
+
+def test_a_writer_that_cannot_lock_leaves_others_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle.write(tmp_path, *model())
+    others = tmp_path / ".0123abcdmodel.safetensors"
+    others.write_text("another writer's")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "fcntl", None)
+        bundle.write(tmp_path, *model(1))
+    assert others.exists()
+    bundle.write(tmp_path, *model(2))
+    assert not others.exists()

@@ -576,3 +576,68 @@ def test_a_save_that_fails_leaves_the_old_file(
     assert [p.name for p in tmp_path.iterdir()] == ["m.keras"]
     with pytest.raises(InputError, match=r"ends in \.keras"):
         clf.save(tmp_path / "m.h5")
+
+
+@pytest.mark.once
+def test_a_weight_is_that_of_its_class_or_its_row() -> None:
+    model = keras_agnews.load("tiny-transformer")
+    rows = list(zip(TEXTS, LABELS, strict=True))
+
+    def loss(chosen: list[tuple[str, str]], class_weight: dict[str, float]) -> float:
+        texts, labels = zip(*chosen, strict=True)
+        model.compile("sgd", model.loss)
+        done = model.fit(texts, labels, batch_size=8, class_weight=class_weight, verbose=0)
+        return float(done.history["loss"][0])
+
+    for name in NAMES:
+        weight = {other: float(other != name) for other in NAMES}
+        assert loss([row for row in rows if row[1] == name], weight) == 0
+        assert loss([row for row in rows if row[1] != name], weight) > 0
+    alone = [float(np.ravel(model.evaluate([t], [y], verbose=0))[0]) for t, y in rows]
+    for i, wanted in enumerate(alone):
+        found = model.evaluate(TEXTS, LABELS, sample_weight=np.eye(len(rows))[i], verbose=0)
+        assert float(np.ravel(found)[0]) * len(rows) == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.once
+def test_arguments_that_do_nothing_are_refused(clf: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"predict\(\) knows no steps"):
+        clf.predict(TEXTS, steps=3)
+    with pytest.raises(InputError, match=r"fit\(\) needs at least one text"):
+        clf.fit([], [])
+    with pytest.raises(InputError, match=r"validation_split is 1\.5"):
+        clf.fit(TEXTS, LABELS, validation_split=1.5)
+    clf.save(tmp_path / "m.keras")
+    with pytest.raises(InputError, match="exists: overwrite=True"):
+        clf.save(tmp_path / "m.keras", overwrite=False)
+
+
+@pytest.mark.once
+def test_fit_takes_a_dataset_and_shuffles_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = keras_agnews.load("tiny-transformer")
+    ready = model.dataset(TEXTS, model.label_ids(LABELS, len(TEXTS)), 8)
+    assert len(model.fit(ready, validation_data=ready, verbose=0).history["val_loss"]) == 1
+    asked: list[dict[str, Any]] = []
+    make = type(model).dataset
+
+    def dataset(self: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append(options)
+        return make(self, *arguments, **options)
+
+    monkeypatch.setattr(type(model), "dataset", dataset)
+    model.fit(TEXTS, LABELS, batch_size=8, shuffle=False, seed=7, verbose=0)
+    assert asked == [{"shuffle": False, "seed": 7}]
+
+
+@pytest.mark.once
+def test_no_batch_has_more_texts_than_asked(clf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    make = clf._inputs  # noqa: SLF001
+
+    def inputs(ids: np.ndarray) -> Any:
+        rows.append(len(ids))
+        return make(ids)
+
+    monkeypatch.setattr(clf, "_inputs", inputs)
+    clf.predict(TEXTS * 4, batch_size=3)
+    assert max(rows) <= 4, "3, where a backend compiles a power of two"

@@ -23,9 +23,11 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+import keras_agnews
 from keras_agnews import __version__, bundle, text_files
 from keras_agnews.cli import commands
 from keras_agnews.configs import TransformerConfig
+from keras_agnews.errors import InputError
 from keras_agnews.streams import read_lines
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
@@ -767,3 +769,119 @@ def test_explain_writes_a_page(model, invoke, tmp_path):
     assert json.loads(data)["attribution"] == pytest.approx(expected.attribution, abs=1e-3)
     assert f"What speaks for {other}" in written
     assert "no directory" in invoke("explain", model, "", "-o", tmp_path / "a/b", code=1).stderr
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_a_run_starts_from_ones_own_model_and_its_rows_do_not_depend_on_the_seed(
+    model, tmp_path, monkeypatch
+):
+    from keras_agnews import data, runs, training
+    from keras_agnews.loading import open_checkpoint
+
+    seen = []
+
+    def finetune(clf, *rows, **options):
+        seen.append((clf, rows, options))
+        return {}
+
+    monkeypatch.setattr(training, "finetune", finetune)
+    story = "Oil rises to {} dollars a barrel as storms close in on the coast of {}".format
+    texts = [story(i, word) for i, word in enumerate(WORDS)]
+    texts += [f"{word} {i} is {i * i}" for i, word in enumerate(WORDS)]
+    labels = [0] * len(WORDS) + [1 + i % 3 for i in range(len(WORDS))]
+    rows = data.Dataset(
+        [*texts, "Grain is dear"],
+        np.array([*labels, 0], np.int32),
+        tuple(sorted(LABELS)),
+        "",
+        "rows.csv",
+    )
+    start = runs.default_start(str(model), open_checkpoint(model).description)
+    for seed in (1, 2):
+        plan = runs.Plan(recipe={"seed": seed}, start=start, validation_fraction=0.2)
+        runs.run(str(model), rows, tmp_path / "out", plan)
+    (clf, (train, held), options), (_, (other_train, other_held), _) = seen
+    assert clf.labels == LABELS, "its own order"
+    expected = keras_agnews.load(model).predict(list(TEXTS))
+    np.testing.assert_array_equal(clf.predict(list(TEXTS)), expected)
+    assert options["record"]["start"] == "best"
+    assert (held.texts, train.texts) == (other_held.texts, other_train.texts)
+    assert "near-duplicates of them left out" in train.note
+    starts = {"minilm-L6": "pretrained", "tiny-transformer": "none"}
+    for name, wanted in starts.items():
+        assert runs.default_start(name, open_checkpoint(name).description) == wanted
+
+
+@pytest.mark.once
+def test_every_option_of_train_reaches_the_run(model, invoke, tmp_path, monkeypatch):
+    from keras_agnews import runs
+
+    seen = {}
+
+    def run(name, rows, output, plan, **options):
+        seen.update(plan.recipe | options)
+        raise InputError("enough")
+
+    monkeypatch.setattr(runs, "run", run)
+    (tmp_path / "rows.csv").write_text("text,label\na,x\nb,y\n")
+    options = {
+        "--openings": 2,
+        "--ema-momentum": 0.5,
+        "--pretrain-epochs": 3,
+        "--pretrain-learning-rate": 0.25,
+        "--delta-rank": 4,
+        "--steps-per-epoch": 5,
+        "--validation-steps": 6,
+        "--warmup": 0.125,
+        "--base": "there",
+        "--crops": 7,
+        "--teacher-weight": 0.75,
+        "--word-dropout": 0.0625,
+        "--batch-size": 9,
+    }
+    flat = [part for option in options.items() for part in option] + ["--teacher-embeddings"]
+    places = ("--data", tmp_path / "rows.csv", "--output", tmp_path / "m")
+    invoke("train", model, *places, *flat, code=1)
+    given = {name[2:].replace("-", "_"): value for name, value in options.items()}
+    assert seen.items() >= given.items()
+    assert seen["teacher_embeddings"] is True
+    assert seen["progress"] is True
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("command", ["classify", "explain", "evaluate"])
+def test_options_of_loading_reach_load(command, model, invoke, tmp_path, monkeypatch):
+    seen = {}
+
+    def load(name, **options):
+        seen.update(options)
+        raise InputError("enough")
+
+    monkeypatch.setattr(keras_agnews, "load", load)
+    backend = os.environ["KERAS_BACKEND"]
+    monkeypatch.setenv("KERAS_BACKEND", "theano")
+    words = {
+        "classify": ["text", "--model", model],
+        "explain": [model, "text", "-o", tmp_path / "x.html"],
+        "evaluate": [model],
+    }
+    fast = [] if command == "explain" else ["--mixed-precision"]
+    invoke(command, *words[command], "--base", "there", "--backend", backend, *fast, code=1)
+    assert seen == {"base": "there"} | ({"mixed_precision": True} if fast else {})
+    assert os.environ["KERAS_BACKEND"] == backend
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_top_labels_as_text(model, invoke):
+    line = invoke("classify", TEXTS[0], "--model", model, "--top", 2).stdout
+    assert sum(label in line for label in LABELS) == 2
+
+
+@pytest.mark.once
+def test_the_list_tells_where_weights_are(invoke):
+    rows = {line.split()[0]: line for line in invoke("list").stdout.splitlines()}
+    assert re.search(r"MB +shipped$", rows["tiny-transformer"])
+    assert re.search(r"on the Hub +hf://google-bert/bert-base-uncased$", rows["bert-base"])
+    assert re.search(r"MB +a difference to hf://", rows["minilm-L6"])

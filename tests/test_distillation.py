@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference_bert as oracle
 from conftest import SENTENCES
 
 import keras_agnews
@@ -312,3 +313,38 @@ def test_an_entrys_teacher_is_not_asked_unless_one_says_so() -> None:
         assert Recipe(**recipe.record()) == recipe
     clf.describe(recipe={"epochs": 40})
     assert make_recipe(clf).epochs == 40
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_a_teacher_of_weight_0_teaches_nothing() -> None:
+    plain, taught = fresh_model(), fresh_model()
+    keras_agnews.finetune(plain, (TEXTS, LABELS), **OPTIONS)
+    options = OPTIONS | {"teacher": TEACHER, "teacher_weight": 0.0}
+    keras_agnews.finetune(taught, (TEXTS, LABELS), **options)
+    for one, other in zip(weights(plain), weights(taught), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_who_has_not_learned_cannot_teach(tmp_path: Path) -> None:
+    clf = fresh_model()
+    known = dataclasses.replace(clf.description.config, pooling="first")
+    other = dataclasses.replace(clf.description, config=known)
+    keras_agnews.TextClassifier(other, clf.tokenizer).save_bundle(tmp_path / "first")
+    # A head that has learned from another pooling is not taken.
+    with pytest.warns(UserWarning, match=r"head_hidden/bias, .*logits/kernel are new"):
+        keras_agnews.load("tiny-transformer", weights=tmp_path / "first")
+    config = oracle.bert_config()
+    tensors = oracle.random_tensors(config, 1)
+    headless = {
+        name.removeprefix("bert."): value
+        for name, value in tensors.items()
+        if "classifier" not in name
+    }
+    source = oracle.checkpoint(
+        tmp_path / "headless", config | {"architectures": ["BertModel"]}, headless
+    )
+    with pytest.raises(InputError, match=r"cannot teach: .*new and untrained"):
+        keras_agnews.finetune(clf, (TEXTS, LABELS), teacher=source, **OPTIONS)

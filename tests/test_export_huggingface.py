@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,38 @@ def test_what_they_cannot_be_is_refused_by_its_field(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config\.pool\w+ of source is"):
         classifier.save_hugging_face(tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
+
+
+NO_TYPES = {"type_vocabulary_size": 0, "pooler": False, "head_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("target", "changes", "options", "field"),
+    [
+        ("hugging_face", {"key_size": 8}, {}, r"config\.head_width"),
+        ("hugging_face", {"embedding_norm": False}, {}, r"config\.embedding_norm"),
+        ("hugging_face", NO_TYPES | {"embedding_norm": False}, {}, r"config\.embedding_norm"),
+        ("keras_hub_preset", {"key_size": 8}, {}, r"config\.head_width"),
+        ("keras_hub_preset", {"type_vocabulary_size": 0}, {}, r"config\.type_vocabulary_size"),
+        ("keras_hub_preset", {}, {"max_word_characters": 50}, r"tokenizer\.max_word_characters"),
+        ("keras_hub_preset", {}, {"chinese_characters": False}, r"tokenizer\.chinese_characters"),
+    ],
+)
+def test_what_their_classes_cannot_be_told_is_refused(
+    target: str, changes: dict[str, Any], options: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    if target == "keras_hub_preset":
+        pytest.importorskip("keras_hub")
+    config = oracle.bert_config(hidden_act="gelu_new", layer_norm_eps=1e-12)
+    source = oracle.checkpoint(tmp_path / "source", config, oracle.random_tensors(config, 3))
+    known = keras_agnews.load(source)
+    description = dataclasses.replace(
+        known.description,
+        config=dataclasses.replace(known.description.config, **changes),
+        tokenizer=known.description.tokenizer | options,
+    )
+    tokenizer = description.make_tokenizer(known.tokenizer.vocabulary)
+    classifier = keras_agnews.TextClassifier(description, tokenizer)
+    with pytest.raises(InputError, match=field):
+        getattr(classifier, f"save_{target}")(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

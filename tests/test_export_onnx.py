@@ -157,3 +157,17 @@ def test_without_onnx_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(keras_agnews.MissingDependencyError, match=r"keras-agnews\[onnx\]"):
         keras_agnews.load("tiny-transformer").export(tmp_path / "model.onnx")
+
+
+def test_the_graph_gives_logits_and_says_how_long_a_text_may_be(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    classifier = keras_agnews.load("tiny-transformer")
+    classifier.temperature = 1.3
+    with pytest.warns(UserWarning, match="no tokenizer"):
+        classifier.export(tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    ids = classifier.tokenizer(TEXTS[:3])["input_ids"].astype(np.int32)
+    (found,) = session.run(["logits"], {"input_word_ids": ids})
+    np.testing.assert_allclose(found, classifier.logits(TEXTS[:3]), atol=1e-4)
+    assert session.get_modelmeta().custom_metadata_map["max_length"] == "256"

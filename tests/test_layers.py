@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -616,3 +617,62 @@ def test_a_classifier_computes_the_last_block_for_the_token_that_it_reads(
     monkeypatch.setattr(layers.SelfAttention, "call", call)
     model({"input_word_ids": IDS, "input_type_ids": IDS * 0})
     assert seen == [5, 1]
+
+
+def test_each_dropout_is_at_work_in_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from keras_agnews import layers
+
+    seen: list[float] = []
+    original = layers.Dropout.call
+
+    def call(self: Any, inputs: Any, training: bool = False) -> Any:
+        outputs = original(self, inputs, training=training)
+        if training and (numpy(outputs) != numpy(inputs)).any():
+            seen.append(self.rate)
+        return outputs
+
+    monkeypatch.setattr(layers.Dropout, "call", call)
+    encoder = layers.TransformerEncoder(**ENCODER, dropout=0.25, attention_dropout=0.5)
+    gru = layers.GruEncoder(50, 8, 8, 4, layers=2, dropout=0.25)
+    for network in (encoder, gru):
+        network({"input_word_ids": IDS}, training=False)
+    assert seen == []
+    encoder({"input_word_ids": IDS}, training=True)
+    assert seen == [0.25, *[0.5, 0.25, 0.25] * 2]
+    seen.clear()
+    gru({"input_word_ids": IDS}, training=True)
+    assert seen == [0.25] * 2
+
+
+@pytest.mark.parametrize("name", ["tiny-transformer", "gru-attention"])
+def test_the_heads_dropout_is_at_work_in_training_alone(name: str) -> None:
+    from keras_agnews import bundle, registry
+
+    directory = registry.find(name)
+    assert directory is not None
+    known = bundle.read(directory)
+    rates = [field.name for field in dataclasses.fields(known.config)]
+    still = {rate: 0.0 for rate in rates if rate.endswith("dropout")}
+    changes: dict[str, Any] = still | {"head_dropout": 0.5, "vocabulary_size": 300}
+    config = dataclasses.replace(known.config, **changes)
+    model = dataclasses.replace(known, config=config).build()
+    ids = {"input_word_ids": np.arange(1, 13, dtype="int32").reshape(2, 6)}
+    one, other = (numpy(model(ids, training=True)) for _ in range(2))
+    assert (one != other).any()
+    np.testing.assert_array_equal(numpy(model(ids)), numpy(model(ids)))
+
+
+def test_recurrent_kernels_are_orthogonal() -> None:
+    from keras_agnews.layers import RecurrentInitializer
+
+    rows = numpy(RecurrentInitializer()((6, 18)))
+    np.testing.assert_allclose(rows @ rows.T, np.eye(6), atol=1e-5)
+
+
+@pytest.mark.once
+def test_a_new_head_is_drawn_from_a_truncated_normal() -> None:
+    from keras_agnews.models import initial_value
+
+    value = initial_value(SimpleNamespace(initializer_range=0.1), (400, 50))
+    assert np.abs(value).max() <= 0.2
+    assert value.std() == pytest.approx(0.088, rel=0.03)

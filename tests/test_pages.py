@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import itertools
 import json
 import re
@@ -433,3 +435,23 @@ def test_the_report_is_drawn_and_fits_a_phone(visit: Callable[..., Visitor]) -> 
     assert visitor.page.locator("details[open] tbody tr").count() > 5
     background = visitor.evaluate("getComputedStyle(document.body).backgroundColor")
     assert max(map(int, re.findall(r"\d+", background))) < 40
+
+
+def test_nothing_but_our_script_may_run() -> None:
+    head = r'http-equiv="Content-Security-Policy" content="([^"]*)"'
+    page = explanation_page(explanation(), "model")
+    (policy,) = re.findall(head, page)
+    (code,) = re.findall("<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none';")
+    assert f"script-src 'sha256-{digest}';" in policy
+    (policy,) = re.findall(head, report(9))
+    assert policy.startswith("default-src 'none';")
+    assert "script-src 'none';" in policy
+
+
+def test_a_page_of_another_label_tells_the_answer_and_that_the_text_was_cut() -> None:
+    seen = SimpleNamespace(**(vars(explanation()) | {"label": "World"}))
+    shown = " ".join("".join(Text(explanation_page(seen, "m")).parts).split())
+    assert "The model's answer is Business, 87.5" in shown
+    assert "and was cut" in shown

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -28,6 +29,7 @@ from test_bundle import contents, model
 
 from keras_agnews import bundle, card, hub, text_files
 from keras_agnews.configs import TransformerConfig
+from keras_agnews.errors import UploadError
 
 FILES = {"config.json", "model.safetensors", "vocab.txt", "README.md"}
 
@@ -1113,3 +1115,58 @@ verify {tmp_path / "mine"} --format json
     assert pulled.strip() == str(tmp_path / "mine")
     assert re.search("model.safetensors +[0-9a-f]{64} +hub, bundle", verified)
     assert {file["name"] for file in json.loads(last)} == FILES - {"README.md"}
+
+
+def test_no_signature_of_an_address_in_a_message() -> None:
+    def call(_: Any) -> None:
+        raise OSError("no answer: https://bucket/x?X-Amz-Signature=secret (Bearer abcdefgh)")
+
+    with pytest.raises(UploadError, match="https://bucket/x ") as caught:
+        hub.ask("user/x", "main", call, upload=True)
+    assert "secret" not in str(caught.value)
+    assert "abcdefgh" not in str(caught.value)
+
+
+def test_a_hub_that_says_how_long_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class AnswerError(Exception):
+        def __init__(self, status: int, **headers: str) -> None:
+            self.response = SimpleNamespace(status_code=status, headers=headers)
+
+    waited: list[float] = []
+    answers = [AnswerError(429, **{"Retry-After": "7"}), AnswerError(503), None]
+    monkeypatch.setattr(hub.time, "sleep", waited.append)
+
+    def call() -> str:
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+        return "done"
+
+    assert hub.retried(call) == "done"
+    assert waited == [7.0, 1.0]
+
+
+def test_an_earlier_download_is_the_witness_where_the_hub_cannot_be_asked(
+    server: HubServer, machine: HubClient, name: str, written: Write
+) -> None:
+    commit = machine("push", written(0), name)["revision"]
+    machine("pull", f"hf://{name}")
+    server.fail(" /", 503, FOR_EVER)
+    found = machine("verify", f"hf://{name}@{commit}")
+    assert {file["name"]: file["against"] for file in found} == {
+        "config.json": ["record"],
+        "model.safetensors": ["record", "bundle"],
+        "vocab.txt": ["record"],
+    }
+    assert machine.warnings[0].startswith("not held against the Hub")
+
+
+def test_the_card_tells_where_a_model_comes_from() -> None:
+    results = ({"data": "AG News test", "metric": "accuracy", "value": 0.5},)
+    known = dataclasses.replace(model()[0], results=results, recipe={"data": "my.csv"})
+    text = card.render(known, "hf://user/x")
+    data = huggingface_hub.ModelCard(text).data
+    assert data.base_model == "user/model"
+    (result,) = data.eval_results
+    assert (result.dataset_type, result.dataset_split) == ("fancyzhx/ag_news", "test")
+    assert f"| made from | hf://user/model at {'0' * 40} |" in text
+    assert "| trained on | my.csv |" in text

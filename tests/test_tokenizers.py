@@ -485,6 +485,15 @@ def test_words_forgotten_are_learned_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert rows(WordPieceTokenizer(PIECES).batch(texts)) == wanted
 
 
+def test_hostile_words_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizers, "REMEMBERED", 100)
+    tokenizer = WordPieceTokenizer(PIECES)
+    for start in range(0, 5_000, 10):
+        tokenizer.batch([" ".join(f"w{i}é" for i in range(start, start + 10)), chr(0x4E00 + start)])
+    kept = (tokenizer._pieces, tokenizer._clean, tokenizer._part)  # noqa: SLF001
+    assert max(map(len, kept)) <= 100
+
+
 def test_eight_threads_share_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizers, "REMEMBERED", 500)
     texts = hard_strings(400, seed=3)

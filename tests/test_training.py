@@ -16,7 +16,7 @@ import pytest
 from conftest import SENTENCES
 
 import keras_agnews
-from keras_agnews import InputError, TrainingError, bundle
+from keras_agnews import InputError, TrainingError, batching, bundle
 
 pytestmark = pytest.mark.backend
 
@@ -778,3 +778,75 @@ def test_a_log_has_a_line_a_minute(
     with resumable.progress_bar(False, 10) as advance:
         advance(5, "quiet")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.once
+def test_neither_biases_nor_norms_decay() -> None:
+    import keras
+
+    from keras_agnews.recipes import Recipe, make_optimizer
+
+    dense, norm = keras.layers.Dense(4), keras.layers.LayerNormalization()
+    for layer in (dense, norm):
+        layer.build((None, 4))
+    variables = [*dense.trainable_variables, *norm.trainable_variables]
+    for variable in variables:
+        variable.assign(np.ones(variable.shape))
+    optimizer = make_optimizer(Recipe(learning_rate=0.1, weight_decay=0.3, warmup=0.0), 8)
+    optimizer.build(variables)
+    optimizer.apply([keras.ops.zeros(variable.shape) for variable in variables])
+    least = [float(numpy(variable.value).min()) for variable in variables]
+    assert least == pytest.approx([0.97, 1, 1, 1])
+
+
+@pytest.mark.once
+def test_the_temperature_suits_the_validation_rows_and_is_stored(tmp_path: Path) -> None:
+    from keras_agnews.metrics import fit_temperature
+
+    clf = fresh_model()
+    rows = (TEXTS, LABELS)
+    result = keras_agnews.finetune(clf, rows, rows, output=tmp_path, **OPTIONS)
+    wanted = fit_temperature(clf.logits(TEXTS), clf.label_ids(LABELS, len(TEXTS)))
+    assert abs(wanted - 1) > 0.05
+    assert clf.temperature == pytest.approx(wanted, rel=1e-3)
+    assert keras_agnews.load(tmp_path).temperature == clf.temperature
+    history = result["history"]
+    best = max(history, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
+    assert result["best_epoch"] == best["epoch"]
+
+
+@pytest.mark.once
+def test_the_finished_model_is_stored_as_asked(tmp_path: Path) -> None:
+    options = OPTIONS | {"epochs": 1}
+    keras_agnews.finetune(
+        fresh_model(), (TEXTS, LABELS), output=tmp_path, dtype="float16", **options
+    )
+    pin = bundle.read(tmp_path).weights
+    assert pin is not None
+    assert pin.dtype == "float16"
+
+
+@pytest.mark.once
+def test_a_run_drops_the_words_that_its_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+    get = batching.Batches.__getitem__
+
+    def item(self: Any, i: int) -> Any:
+        seen.append(get(self, i)[0]["input_word_ids"])
+        return get(self, i)
+
+    monkeypatch.setattr(batching.Batches, "__getitem__", item)
+    options = OPTIONS | {"epochs": 1}
+    keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), word_dropout=1.0, **options)
+    assert seen
+    assert all(np.isin(ids, [0, 1]).all() for ids in seen), "padding and the unknown word"
+
+
+@pytest.mark.once
+def test_each_kind_of_recipe_has_its_own_defaults() -> None:
+    from keras_agnews.recipes import make_recipe
+
+    clf = fresh_model()
+    head, lora = make_recipe(clf, "head"), make_recipe(clf, "lora")
+    assert (head.epochs, head.learning_rate) == (20, 3e-3)
+    assert (lora.learning_rate, lora.delta_rank) == (5e-4, 16)

@@ -100,6 +100,17 @@ def test_split_validation_leaves_near_duplicates_out_of_training() -> None:
     assert f"{len(texts) - len(held)} near-duplicates of them left out" in training.note
 
 
+def test_similarity_is_the_jaccard_index() -> None:
+    # Of 8 runs of three words in both 4 are shared: a half; of the short one's all.
+    short, long = "a b c d e f", "a b c d e f g h i j"
+    for similarity, left in ((0.5, 0), (0.51, 1)):
+        whole = dataset([short, "x", long, "y", "z"], [0, 0, 1, 1, 1])
+        splits = (split_validation(whole, 0.1, seed, similarity) for seed in range(50))
+        training, validation = next(pair for pair in splits if short in pair[1].texts)
+        assert long not in validation.texts
+        assert training.texts.count(long) == left
+
+
 @pytest.mark.parametrize("similarity", [0, 1.1, float("nan")])
 def test_split_validation_needs_a_similarity(similarity: float) -> None:
     with pytest.raises(InputError, match="similarity"):
