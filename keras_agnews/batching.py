@@ -188,6 +188,8 @@ class Batches(keras.utils.PyDataset):
                 raise InputError(f"{len(array)} {name} for {len(lengths)} texts")
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise InputError(f"batch_size must be a positive integer, not {batch_size!r}")
+        if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
+            raise InputError(f"seed must be 0 or a positive integer, not {seed!r}")
         self._lengths, self.labels, self._fetch = lengths, labels, fetch
         self._batch_size, self._sample_weight, self._shuffle = batch_size, sample_weight, shuffle
         self._seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed

@@ -25,7 +25,7 @@ from keras_agnews import registry
 from keras_agnews.errors import BundleError, InputError
 from keras_agnews.files import flush, locked
 from keras_agnews.tensor_files import DTYPES, open_safetensors, save_tensors, tensor_shapes
-from keras_agnews.text_files import check_plain, read_json, write_json
+from keras_agnews.text_files import MAX_BYTES, check_plain, json_text, read_json, write_json
 from keras_agnews.tokenizers import Tokenizer, read_vocabulary, tokenizer_from_config
 
 FORMAT, FORMAT_VERSION, TASK = "keras-agnews", 1, "text-classification"
@@ -493,7 +493,7 @@ def canonical(bundle: Bundle) -> Bundle:
     pin = bundle.weights
     if pin is not None and pin.beside:
         pin = pin.put_beside(DELTA_FILE if pin.delta else WEIGHTS_FILE)
-    tokenizer = _without(bundle.tokenizer, "vocabulary")
+    tokenizer = {key: value for key, value in bundle.tokenizer.items() if key != "vocabulary"}
     return dataclasses.replace(bundle, weights=pin, tokenizer=tokenizer)
 
 
@@ -562,6 +562,10 @@ def _storable(
     try:
         Bundle.from_dict(json.loads(json.dumps(bundle.to_dict())))
         bundle.make_tokenizer(vocabulary)
+        size = len(json_text(bundle.to_dict()).encode())
+        # What is still to come is the pin, and names of files that are passing.
+        if size > MAX_BYTES - 4096:
+            raise InputError(f"config.json would have {size:,} bytes: give fewer or shorter labels")
     except (TypeError, ValueError) as error:
         raise InputError(f"{bundle.name} cannot be written: {error}") from error
     expected = bundle.variables()
@@ -621,10 +625,6 @@ def _check_file_name(name: Any, what: str) -> None:
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise BundleError(message)
-
-
-def _without(values: dict[str, Any], key: str) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if k != key}
 
 
 def _some(names: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import re
 from collections import deque
@@ -21,7 +22,7 @@ from keras_agnews.errors import BundleError, InputError
 from keras_agnews.exporters import huggingface, keras_hub
 from keras_agnews.files import replacing
 from keras_agnews.inputs import check_texts, label_ids, sample_weights
-from keras_agnews.tokenizers import UNKNOWN, Tokenizer, write_vocabulary
+from keras_agnews.tokenizers import Tokenizer, write_vocabulary
 
 # Texts whose tokens are in memory at a time: enough to sort by length with little waste.
 WINDOW = 4_096
@@ -397,7 +398,14 @@ class TextClassifier(keras.Model):
                 keys = self.label_ids(list(class_weight), len(class_weight)).tolist()
             except InputError as error:
                 raise InputError(f"the keys of class_weight as labels: {error}") from None
-            class_weight = dict(zip(keys, class_weight.values(), strict=True))
+            if sample_weight is not None:
+                raise InputError("class_weight and sample_weight: pass the product of the two")
+            # All of them: on TensorFlow Keras has no weight for a class that is left out.
+            class_weight = dict.fromkeys(range(len(self.labels)), 1.0) | dict(
+                zip(keys, class_weight.values(), strict=True)
+            )
+        if unknown := sorted(kwargs.keys() - inspect.signature(keras.Model.fit).parameters):
+            raise InputError(f"fit() knows no {', '.join(unknown)}")
         self.forget_training()
         return super().fit(
             _for_keras(dataset),
@@ -465,7 +473,7 @@ class TextClassifier(keras.Model):
             **options: `shuffle`, `seed` and `steps`, as `batching.Batches`.
         """
         ids = self.tokenizer.batch(check_texts(texts))
-        unknown = self.tokenizer.vocabulary.index(getattr(self.tokenizer, "unknown", UNKNOWN))
+        unknown = self.tokenizer.unknown_id
         special = self.tokenizer.special_tokens > 0
 
         def fetch(rows: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -513,18 +521,15 @@ class TextClassifier(keras.Model):
 
     def load_assets(self, directory: str) -> None:
         """Called by Keras when it loads."""
-        plain = dataclasses.replace(
-            self._description,
-            tokenizer={k: v for k, v in self._description.tokenizer.items() if k != "vocabulary"},
-        )
-        self._tokenizer = bundle.read_tokenizer(Path(directory), plain)
+        known = bundle.canonical(self._description)
+        self._tokenizer = bundle.read_tokenizer(Path(directory), known)
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """Save the whole thing, tokenizer and optimizer included, to a `.keras` file.
 
         A crash leaves the old file or the new one.
         """
-        path = Path(filepath).expanduser()
+        path = Path(os.path.expanduser(filepath))
         if path.suffix != ".keras":
             raise InputError(f"{path}: give a name that ends in .keras, or use save_bundle")
         if path.exists() and not overwrite:
@@ -554,7 +559,7 @@ class TextClassifier(keras.Model):
 
         Returns: the directory.
         """
-        root, record = Path(directory).expanduser(), self._description
+        root, record = Path(os.path.expanduser(directory)), self._description
         arrays = self.arrays()
         change = None if base is None else delta.difference(arrays, base, rank)
         card.write(
@@ -576,7 +581,7 @@ class TextClassifier(keras.Model):
 
         Raises: `InputError` where their BERT and DistilBERT cannot be this model, naming the field.
         """
-        root = Path(directory).expanduser()
+        root = Path(os.path.expanduser(directory))
         huggingface.write(root, self._description, self.tokenizer, self.arrays())
         return root
 
@@ -595,7 +600,7 @@ class TextClassifier(keras.Model):
             InputError: for a model that it cannot be, naming the field.
             MissingDependencyError: KerasHub is not installed.
         """
-        root = Path(directory).expanduser()
+        root = Path(os.path.expanduser(directory))
         keras_hub.write(root, self._description, self.tokenizer, self.arrays())
         return root
 
@@ -636,7 +641,7 @@ class TextClassifier(keras.Model):
                 `tokenizer.json` there is another model's.
             MissingDependencyError: a package is missing; the message says what to install.
         """
-        return exporting.export(self, Path(filepath).expanduser())
+        return exporting.export(self, Path(os.path.expanduser(filepath)))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The weights by their paths, with what `enable_lora` has added merged into them.
@@ -697,6 +702,8 @@ def expects_probabilities(loss: Any) -> bool:
 
 def _expects_probabilities(loss: Any) -> bool:
     try:
+        if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
+            return True  # Keras chooses one by the shapes, of those that take probabilities
         known = keras.losses.get(loss)
     except ValueError:
         return False

@@ -29,7 +29,7 @@ from keras_agnews.console import (
     print_pairs,
     print_table,
     printable,
-    progress,
+    progress_bar,
 )
 from keras_agnews.errors import InputError, KerasAgnewsError, NotFoundError
 from keras_agnews.files import locked
@@ -509,7 +509,9 @@ def evaluate(
     if report is not None:
         pages.check_path(report)
     if record:
-        bundle.read(_directory(name))
+        bundle.read(place := _directory(name))
+        if not os.access(place, os.W_OK):
+            raise InputError(f"--record: {place} cannot be written to")
     clf = _load(name, base=base, mixed_precision=mixed_precision)
     dataset = data_module.load(
         data, "test", text_column=text_column, label_column=label_column, label_names=clf.labels
@@ -528,7 +530,7 @@ def evaluate(
             "calibration_error": error,
             "documents_per_second": speed,
         }
-        _record(name, f"{Path(dataset.source).name} test", measured, len(dataset.texts))
+        _record(name, f"{dataset.name} test", measured, len(dataset.texts))
     per_class = {
         label: {**result.of_class(i), "rows": int(result.confusion[i].sum())}
         for label, i in index.items()
@@ -601,7 +603,7 @@ def _report(clf: TextClassifier, dataset: Dataset, predictions: list[Prediction]
         truncated=sum(p.truncated for p in predictions),
         label_names=clf.labels,
     )
-    return report_page(answers, clf.description.name, Path(dataset.source).name)
+    return report_page(answers, clf.description.name, dataset.name)
 
 
 def _record(name: str, data: str, measured: dict[str, float], rows: int) -> None:
@@ -628,8 +630,10 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
     from keras_agnews.classifier import WINDOW
 
     predictions: list[Prediction] = []
-    for window in progress(list(windows(len(texts), WINDOW)), "Classifying"):
-        predictions += clf.classify(texts[window])
+    with progress_bar(True, len(texts)) as advance:
+        for window in windows(len(texts), WINDOW):
+            advance(len(predictions), "texts")
+            predictions += clf.classify(texts[window])
     again = texts[:WINDOW]
     start = time.perf_counter()
     clf.classify(again)
@@ -744,7 +748,7 @@ def train(
     """
     from keras_agnews import data as data_module
 
-    output = output.expanduser()
+    output = Path(os.path.expanduser(output))
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file: give a directory")
     if not resume and output.is_dir() and any(output.iterdir()):
@@ -789,11 +793,13 @@ def train(
         )
     best = result["best_epoch"]
     # Not the epoch's own: a difference to a base answers a little other than it.
-    figures = {row["metric"]: row["value"] for row in bundle.read(output).results}
+    figures = {row.get("metric"): row.get("value") for row in bundle.read(output).results}
+    accuracy = figures.get("accuracy")
     print_pairs(
         {
             "best epoch": f"{best} of {len(result['history'])}",
-            "validation accuracy": f"{figures['accuracy']:.2%}",
+            # None where a finished run's model has been trained on since.
+            "validation accuracy": "not recorded" if accuracy is None else f"{accuracy:.2%}",
             "model": str(output),
         }
     )

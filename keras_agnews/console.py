@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TextIO
 
 import click
+
+_LINE_SECONDS = 60.0
+# How many are done, and a word on it.
+Advance = Callable[[int, str], None]
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -15,14 +21,57 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def progress(items: Sequence[Any], description: str) -> Iterable[Any]:
-    """The items, with a bar and the time left on standard error where that is a terminal."""
-    if not is_terminal(sys.stderr):
-        return items
-    from rich.console import Console
-    from rich.progress import track
+@contextlib.contextmanager
+def progress_bar(wanted: bool, total: int) -> Iterator[Advance]:
+    """A function `advance(done, note)` that shows on standard error how far things are.
 
-    return track(items, description, console=Console(stderr=True), transient=True)
+    On a terminal that is a bar; elsewhere, in a log, a line a minute.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    if not wanted or sys.stderr is None:
+        yield lambda done, note: None
+        return
+    if not console.is_terminal:
+        yield _line_a_minute(total)
+        return
+    with Progress(*columns, console=console, refresh_per_second=2) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done, note: bar.update(task, completed=done, description=note)
+
+
+def _line_a_minute(total: int) -> Advance:
+    start = last = time.monotonic()
+    first: int | None = None  # where a resumed run goes on
+
+    def advance(done: int, note: str) -> None:
+        nonlocal first, last
+        first = done if first is None else first
+        now = time.monotonic()
+        if now - last < _LINE_SECONDS or done == first:
+            return
+        last = now
+        left = (now - start) / (done - first) * (total - done)
+        sys.stderr.write(f"{done:,} of {total:,}, {max(1, round(left / 60))} min left, {note}\n")
+        sys.stderr.flush()
+
+    return advance
 
 
 def print_json(value: Any) -> None:

@@ -92,6 +92,11 @@ class Dataset:
     note: str
     source: str
 
+    @property
+    def name(self) -> str:
+        """The last part of the source, which of "." is the directory's name."""
+        return Path(os.path.abspath(self.source)).name
+
     def __iter__(self) -> Iterator[Any]:
         return iter((self.texts, self.labels, self.label_names))
 
@@ -103,9 +108,9 @@ def cache_directory() -> Path:
     """
     own = os.environ.get("KERAS_AGNEWS_CACHE")
     if own:
-        return Path(own).expanduser()
+        return Path(os.path.expanduser(own))
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "keras_agnews"
+    return Path(os.path.expanduser(base)) / "keras_agnews"
 
 
 def load_agnews(split: str = "train", path: str | os.PathLike[str] | None = None) -> Dataset:
@@ -137,10 +142,11 @@ def load_agnews(split: str = "train", path: str | os.PathLike[str] | None = None
     if split not in PINS:
         raise InputError(f"split {split!r} is not one of {', '.join(map(repr, PINS))}")
     if path is not None:
-        return _read_agnews(Path(path).expanduser(), split, str(path))
+        return _read_agnews(Path(os.path.expanduser(path)), split, str(path))
     configured = os.environ.get("KERAS_AGNEWS_DATA")
     if configured:
-        return _read_agnews(Path(configured).expanduser(), split, f"KERAS_AGNEWS_DATA={configured}")
+        place = Path(os.path.expanduser(configured))
+        return _read_agnews(place, split, f"KERAS_AGNEWS_DATA={configured}")
     return _from_cache(split) or _from_hub(split)
 
 
@@ -171,7 +177,7 @@ def load_titles(
             "titles are read from the original CSV files alone (class,title,description): give "
             "the directory, or set KERAS_AGNEWS_DATA to it"
         )
-    root = Path(place).expanduser()
+    root = Path(os.path.expanduser(place))
     if not root.exists():
         raise DataError(f"{place}: no such file or directory")
     titles, descriptions = [], []
@@ -208,7 +214,7 @@ def read_rows(
             one that is not among `label_names`; it names file and line.
         InputError: arguments that contradict each other.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     text_column = _TEXT_COLUMN if text_column is None else text_column
     label_column = _LABEL_COLUMN if label_column is None else label_column
     if text_column == label_column:
@@ -265,7 +271,7 @@ def load(
     named = text_column is not None or label_column is not None
     if path is None and named:
         raise InputError("columns are named but no file; give the path of a CSV or JSONL file")
-    if path is not None and (named or _names_its_columns(Path(path).expanduser())):
+    if path is not None and (named or _names_its_columns(Path(os.path.expanduser(path)))):
         return read_rows(
             path, text_column=text_column, label_column=label_column, label_names=label_names
         )

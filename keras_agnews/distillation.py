@@ -146,7 +146,7 @@ def _rows(
     """The teacher's row for each token of the student, and for which there is one."""
     tokens, tokenizer = student.tokenizer.vocabulary, teacher.tokenizer
     index = {token: i for i, token in enumerate(tokenizer.vocabulary)}
-    unknown = index.get(getattr(tokenizer, "unknown", None) or "[UNK]")
+    unknown = tokenizer.unknown_id
     edge = tokenizer.special_tokens // 2  # one of them before the pieces, one behind
     ids = tokenizer.batch(list(tokens))
     rows, known = np.zeros((len(tokens), wide.shape[1])), np.zeros(len(tokens), bool)

@@ -28,7 +28,6 @@ from keras_agnews.layers import (
     activation_function,
 )
 from keras_agnews.models import built_here
-from keras_agnews.tokenizers import UNKNOWN
 
 # `run(points, mask, column)`: of points, float32 `(n, length, hidden)`, the logits `(n, classes)`,
 # the attention weights `(n, layers, heads, rows, length)`, and the gradient by the points of the
@@ -121,7 +120,7 @@ def attention(clf: TextClassifier, text: str, label: str | None = None) -> Expla
     specials = np.zeros(length, bool)
     if tokenizer.special_tokens:
         specials[[0, -1]] = True
-    unknown = tokenizer.vocabulary.index(getattr(tokenizer, "unknown", UNKNOWN))
+    unknown = tokenizer.unknown_id
     padded = batching.bucket(length, clf.max_length)
     mask = np.arange(padded)[None] < length
     end = walk.embed(_padded(ids, padded))

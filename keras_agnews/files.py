@@ -16,8 +16,12 @@ _thread = threading.local()  # which directories a thread has locked
 def replacing(path: Path) -> Iterator[Path]:
     """The path of a file to write, which takes the place of `path` when the block has ended well.
 
-    A crash, of the machine too, leaves the old file or the new one.
+    A crash, of the machine too, leaves the old file or the new one. A device or a pipe is written
+    to as it is.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
     try:
         yield temporary

@@ -137,7 +137,7 @@ def pull(
     snapshot = download(source, revision=revision)
     if local_dir is None:
         return snapshot.directory
-    target = Path(local_dir).expanduser()
+    target = Path(os.path.expanduser(local_dir))
     if _is_bundle(snapshot.directory):
         origin = {"repository": snapshot.source, "revision": snapshot.revision}
         bundle.copy(snapshot.directory, target, origin)
@@ -316,7 +316,12 @@ def _is_bundle(directory: Path) -> bool:
 
 def _present(directory: Path) -> list[str]:
     return sorted(
-        {path.relative_to(directory).as_posix() for glob in FILES for path in directory.glob(glob)}
+        {
+            path.relative_to(directory).as_posix()
+            for glob in FILES
+            for path in directory.glob(glob)
+            if path.is_file()  # no link to what is gone
+        }
     )
 
 

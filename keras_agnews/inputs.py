@@ -29,7 +29,7 @@ def check_texts(texts: Any) -> Sequence[str]:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             remedy = ""
-            if text is None or text != text:
+            if _is_missing(text):
                 remedy = ": a missing value; leave it out, or put an empty text there"
             raise InputError(f"texts[{i}] is {type(text).__name__}, not str{remedy}")
     checked: Sequence[str] = texts
@@ -46,7 +46,10 @@ def label_ids(labels: Any, names: Sequence[str], count: int) -> np.ndarray:
         raise InputError("labels are missing: pass ints or label names")
     if not hasattr(labels, "__array__") and isinstance(labels, (Iterator, ValuesView)):
         labels = list(labels)
-    values = np.asarray(labels)
+    try:
+        values = np.asarray(labels)
+    except ValueError as error:  # lists of several lengths
+        raise InputError(f"labels must be one int or one name for each text: {error}") from None
     if values.ndim != 1 or len(values) != count:
         raise InputError(f"labels have shape {values.shape}, but there are {count} texts")
     if values.dtype == object and all(type(label) is int for label in values):
@@ -68,7 +71,7 @@ def label_ids(labels: Any, names: Sequence[str], count: int) -> np.ndarray:
     for i, label in enumerate(values.tolist()):
         if not isinstance(label, str) or label not in index:
             remedy = "load(..., labels=[...]) gives the model other labels"
-            if label is None or label != label:
+            if any(map(_is_missing, values.tolist())):
                 remedy = "leave out the rows that have none"
             elif isinstance(label, float):
                 remedy = "make ints of them, as labels.astype(int) does"
@@ -79,7 +82,18 @@ def label_ids(labels: Any, names: Sequence[str], count: int) -> np.ndarray:
 
 def sample_weights(values: Any) -> np.ndarray | None:
     """Weights as float32, where there are any."""
+    if values is None:
+        return None
     try:
-        return None if values is None else np.asarray(values, np.float32)
+        weights = np.asarray(values, np.float32)
     except (TypeError, ValueError) as error:
         raise InputError(f"sample_weight must be numbers, one a text: {error}") from None
+    if weights.ndim != 1:
+        raise InputError(f"sample_weight must be one number a text, not {weights.ndim}-dimensional")
+    return weights
+
+
+def _is_missing(value: Any) -> bool:
+    """`None`, NaN or pandas' own; another thing's `!=` may have no truth."""
+    nan = isinstance(value, float) and value != value
+    return value is None or nan or type(value).__name__ in ("NAType", "NaTType")

@@ -148,6 +148,8 @@ def load(
         changes["labels"] = list(labels)
     if max_length is not None:
         changes["max_length"] = max_length
+        if max_length != target.max_length:
+            changes["results"] = []  # they are of texts that were cut elsewhere
     if changes:
         try:
             target = Bundle.from_dict(target.to_dict() | changes)
@@ -203,7 +205,7 @@ def open_base(description: Bundle, base: str | os.PathLike[str] | None = None) -
     if base is None:
         sums = {pin.file: pin.sha256}
         return open_checkpoint(pin.source, pooling, revision=pin.revision, sha256=sums)
-    base = Path(base).expanduser()
+    base = Path(os.path.expanduser(base))
     if pin.sha256:
         bundle.check_sha256(base / pin.file, pin.sha256, f"the base of {description.name}")
     return open_checkpoint(base, pooling)
@@ -261,7 +263,7 @@ def _adopt(target: Bundle, origin: Bundle) -> Bundle:
         source=origin.source,
         recipe=origin.recipe if "rows" in origin.recipe else target.untrained().recipe,
         temperature=origin.temperature,
-        results=origin.results,
+        results=origin.results if origin.max_length == target.max_length else (),
     )
 
 
@@ -312,16 +314,15 @@ def _takeable(target: Bundle, origin: Bundle) -> dict[str, tuple[int, ...]]:
 
 
 def _locate(source: str | os.PathLike[str]) -> Path:
-    if isinstance(source, str):
-        if (found := registry.find(source)) is not None:
-            return found
-        if re.match("[a-z_]{2,}:", source):
-            raise NotFoundError(
-                f"{source}: this version loads names, paths, hf://, tfhub: and keras_hub:"
-            )
-    path = Path(source).expanduser()
+    if isinstance(source, str) and (found := registry.find(source)) is not None:
+        return found
+    path = Path(os.path.expanduser(source))
     if source and path.is_dir():
         return path
+    if isinstance(source, str) and re.match("[a-z_]{2,}:", source):
+        raise NotFoundError(
+            f"{source}: this version loads names, paths, hf://, tfhub: and keras_hub:"
+        )
     if path.is_file():
         remedy = "keras.saving.load_model reads a .keras file; load wants a directory"
         raise NotFoundError(f"{path} is a file: {remedy}")

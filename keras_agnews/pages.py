@@ -12,6 +12,7 @@ import hashlib
 import html
 import importlib.resources
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,9 @@ def check_path(path: Path) -> None:
         raise InputError(f"{path} is a directory: give the name of a file, such as page.html")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: there is no directory {path.absolute().parent}: make it first")
+    replaced = path.is_file() or not path.exists()  # and not written to, as a device is
+    if not os.access(path.absolute().parent if replaced else path, os.W_OK):
+        raise InputError(f"{path} cannot be written to: give another name")
 
 
 def _asset(name: str) -> str:

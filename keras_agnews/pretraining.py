@@ -22,7 +22,6 @@ from keras_agnews.errors import InputError, TrainingError
 from keras_agnews.layers import TransformerEncoder, TransformerInitializer
 from keras_agnews.recipes import Recipe
 from keras_agnews.resumable import NotFiniteError, ResumableFit
-from keras_agnews.tokenizers import UNKNOWN
 
 _SHARE, _MASKED, _REPLACED = 0.15, 0.8, 0.1
 _MASK = "[MASK]"
@@ -108,7 +107,7 @@ def masked_batches(
     tokenizer = classifier.tokenizer
     ids, vocabulary = tokenizer.batch(texts), tokenizer.vocabulary
     edge = tokenizer.special_tokens // 2  # one before the text, one behind it
-    unknown = vocabulary.index(getattr(tokenizer, "unknown", UNKNOWN))
+    unknown = tokenizer.unknown_id
     mask = vocabulary.index(_MASK) if _MASK in vocabulary else unknown
 
     def fetch(rows: np.ndarray, rng: np.random.Generator) -> tuple[Any, ...]:

@@ -81,7 +81,7 @@ def push(
     ```
     """
     name, inline = hub.parse_address(hub.SCHEME + repository.removeprefix(hub.SCHEME), revision)
-    branch = inline if revision is None and inline != "main" else revision or "main"
+    branch = inline or "main"
     if bundle.COMMIT.fullmatch(branch):
         raise InputError(f"{branch} is a commit: push to a branch, whose head then moves")
     if create_pr and (tag or branch != "main"):

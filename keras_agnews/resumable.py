@@ -6,10 +6,8 @@ bits.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,15 +19,14 @@ from keras import ops
 
 from keras_agnews import text_files
 from keras_agnews.batching import Batches, for_keras
+from keras_agnews.console import Advance, progress_bar
 from keras_agnews.errors import TrainingError
 from keras_agnews.recipes import Recipe, make_optimizer
 from keras_agnews.tensor_files import open_safetensors, save_tensors
 
 CHECKPOINT_SECONDS = 1_800.0
 CHUNK = 2_048  # rows that a kill may cost
-LINE_SECONDS = 60.0
 _GENERATORS = ("torch_rng", "cuda_rng", "mps_rng")
-Advance = Callable[[int, str], None]
 
 
 class NotFiniteError(TrainingError):
@@ -300,59 +297,6 @@ def compute_once(
                 state = {"identity": identity, "done": start + len(chunk), "seconds": spent}
                 text_files.write_json(mark, state)
     return array, spent
-
-
-@contextlib.contextmanager
-def progress_bar(wanted: bool, total: int) -> Iterator[Advance]:
-    """A function `advance(done, note)` that shows on standard error how far things are.
-
-    On a terminal that is a bar; elsewhere, in a log, a line a minute.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    if not wanted:
-        yield lambda done, note: None
-        return
-    if not console.is_terminal:
-        yield _line_a_minute(total)
-        return
-    with Progress(*columns, console=console, refresh_per_second=2) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done, note: bar.update(task, completed=done, description=note)
-
-
-def _line_a_minute(total: int) -> Advance:
-    start = last = time.monotonic()
-    first: int | None = None  # where a resumed run goes on
-
-    def advance(done: int, note: str) -> None:
-        nonlocal first, last
-        first = done if first is None else first
-        now = time.monotonic()
-        if now - last < LINE_SECONDS or done == first:
-            return
-        last = now
-        left = (now - start) / (done - first) * (total - done)
-        sys.stderr.write(f"{done:,} of {total:,}, {max(1, round(left / 60))} min left, {note}\n")
-        sys.stderr.flush()
-
-    return advance
 
 
 def _seed_dropout(model: keras.Model, seed: int) -> None:

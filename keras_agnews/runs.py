@@ -159,7 +159,7 @@ def run(
     for i, teacher in enumerate(plan.teachers, 1):
         source = teacher if isinstance(teacher, str) else str(output / f"teacher-{i}")
         if isinstance(teacher, Bundle):
-            if progress:
+            if progress and sys.stderr is not None:
                 sys.stderr.write(f"teacher {i} of {len(plan.teachers)}: {teacher.name}\n")
             options: dict[str, Any] = {"resume": resume, "progress": progress, "base": base}
             run(teacher.name, rows, Path(source), recorded_plan(teacher, {}), **options)
@@ -202,7 +202,7 @@ def run(
         record={
             "start": plan.start if plan.start in (*_REPLAYED_STARTS, "best") else "another model",
             "validation_fraction": fraction,
-            "data": ", ".join(filter(None, (Path(rows.source).name, rows.note))),
+            "data": ", ".join(filter(None, (rows.name, rows.note))),
         },
         **recipe,
     )

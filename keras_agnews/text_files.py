@@ -11,7 +11,7 @@ from typing import Any
 from keras_agnews.errors import BundleError
 from keras_agnews.files import locked, replacing
 
-_MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 20  # of a JSON file
 _MAX_NESTING = 32
 
 
@@ -19,7 +19,7 @@ def read_json(path: Path) -> Any:
     """A JSON file of at most 1 MiB, without duplicate keys, NaN, lone surrogates, deep nesting."""
     try:
         size = path.stat().st_size
-        if size > _MAX_BYTES:
+        if size > MAX_BYTES:
             raise BundleError(f"{path}: {size:,} bytes are more than a config has")
         text = path.read_bytes().decode("utf-8")
         values = json.loads(text, object_pairs_hook=_unique_keys)

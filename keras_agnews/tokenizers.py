@@ -88,6 +88,11 @@ class Tokenizer(ABC):
             raise InputError(f"vocabulary[{fault[0]}]: {fault[1]}")
         self.max_length = self._checked_length(max_length, None)
 
+    @property
+    def unknown_id(self) -> int:
+        """The id of a word that the vocabulary does not have."""
+        return self.vocabulary.index(getattr(self, "unknown", UNKNOWN))
+
     def batch(self, texts: Sequence[str], max_length: int | None = None) -> TokenIds:
         """The ids of `texts`, in order, special tokens included, unpadded.
 

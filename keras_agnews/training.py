@@ -275,7 +275,7 @@ class _Run:
         if settings.pretrain_epochs:
             check_encoder(classifier)
         self.teacher = Teacher(settings, classifier.labels, base)
-        self.directory = None if output is None else Path(output).expanduser()
+        self.directory = None if output is None else Path(os.path.expanduser(output))
         self.dtype = dtype
         self.record = {"rows": len(labels), "dtype": dtype, "backend": keras.backend.backend()}
         if self.teacher.record is not None:
@@ -308,6 +308,8 @@ class _Run:
             if self.directory.exists() and not self.directory.is_dir():
                 raise InputError(f"output {self.directory} is a file: give a directory")
             self.directory.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.directory, os.W_OK):
+                raise InputError(f"output {self.directory} cannot be written to: give another")
             if not resume:
                 for name in (CHECKPOINT_FILE, LOG_FILE, _PRETRAINING_LOG):
                     (self.directory / name).unlink(missing_ok=True)

@@ -873,3 +873,14 @@ def test_a_writer_that_cannot_lock_leaves_others_files(
     assert others.exists()
     bundle.write(tmp_path, *model(2))
     assert not others.exists()
+
+
+def test_a_config_that_would_be_too_large_to_read_is_not_written(tmp_path: Path) -> None:
+    for count, written in ((70_000, True), (90_000, False)):
+        description, words, tensors = model(labels=tuple(map(str, range(count))))
+        if written:
+            bundle.write(tmp_path / "m", description, words, tensors)
+            assert len(bundle.read(tmp_path / "m").labels) == count
+        else:
+            with pytest.raises(InputError, match=r"config\.json would have [0-9,]+ bytes"):
+                bundle.write(tmp_path / "n", description, words, tensors)

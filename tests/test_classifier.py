@@ -103,6 +103,7 @@ def test_any_strings_have_answers(clf: Any, texts: list[str]) -> None:
         (["good", "fine", 3.5], r"texts\[2\] is float, not str$"),
         (["good", b"x"], r"texts\[1\] is bytes"),
         ([["nested"]], r"texts\[0\] is list"),
+        ([np.array(["a", "b"])], r"texts\[0\] is ndarray, not str$"),
         (np.array([["a", "b"]]), "one dimension, not 2"),
         (np.array([1, 2]), r"texts\[0\] is int"),
         ({"one", "two"}, "not a set, which has no order"),
@@ -126,7 +127,8 @@ def test_bad_texts_are_named(clf: Any, texts: Any, message: str) -> None:
         ({*LABELS}, "shape"),
         (np.array([0.0, *[1.0] * 7]), r"labels\[0\] is 0.0, .*; make ints of them"),
         ([*LABELS[:7], None], r"labels\[7\] is None, .*; leave out the rows that have none"),
-        ([*range(4), float("nan"), 1, 2, 3], r"labels\[0\] is 0.0"),
+        ([*range(4), float("nan"), 1, 2, 3], r"labels\[0\] is 0.0, .*; leave out the rows"),
+        ([["World"], *[["World", "Sports"]] * 7], "one int or one name for each text"),
     ],
 )
 def test_bad_labels_are_named(clf: Any, labels: Any, message: str) -> None:
@@ -172,10 +174,16 @@ def test_arguments_that_cannot_be_used_are_named(clf: Any) -> None:
     for wrong, message in (
         ({"class_weight": [1.0] * 4}, "class_weight must be a dict"),
         ({"sample_weight": ["a"] * 8}, "sample_weight must be numbers"),
+        ({"sample_weight": 0.5}, "sample_weight must be one number a text"),
+        ({"sample_weight": np.ones(8), "class_weight": {"World": 2.0}}, "product of the two"),
+        ({"seed": -1}, "seed must be 0 or a positive integer, not -1"),
         ({"batch_size": 0}, "batch_size"),
+        ({"epoch": 2}, r"fit\(\) knows no epoch"),
     ):
+        before = clf.description
         with pytest.raises(InputError, match=message):
             clf.fit(TEXTS, LABELS, verbose=0, **wrong)
+        assert clf.description is before, "it has not been trained"
     with pytest.raises(InputError, match="batch_size"):
         clf.evaluate(TEXTS, LABELS, batch_size=0, verbose=0)
     for labels in ("World", {"good", "bad"}, 3):
@@ -252,6 +260,9 @@ def test_every_weight_of_a_row_or_a_class_counts() -> None:
         assert model.fit(TEXTS, LABELS, class_weight=weights, **options).history["loss"] == [0.0]
     with pytest.raises(InputError, match=r"class_weight .* 'Weather', not one of World"):
         model.fit(TEXTS, LABELS, class_weight={"Weather": 1.0}, **options)
+    # Those that are left out weigh 1.
+    some = model.fit(TEXTS[2:], LABELS[2:], class_weight={"World": 0.0}, **options).history["loss"]
+    assert some[0] > 0
 
 
 def test_what_has_been_trained_anew_does_not_tell_of_its_old_weights(tmp_path: Path) -> None:
@@ -400,7 +411,11 @@ def test_temperature_divides_the_logits_once(clf: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", ["name", "object", "function", "list", "dict", "class", "divergence", "generalized"]
+    "form",
+    [
+        *("name", "object", "function", "list", "dict", "class", "divergence", "generalized"),
+        *("any", "short"),
+    ],
 )
 def test_a_loss_on_probabilities_is_refused(clf: Any, form: str) -> None:
     import keras
@@ -414,6 +429,8 @@ def test_a_loss_on_probabilities_is_refused(clf: Any, form: str) -> None:
         "class": "SparseCategoricalCrossentropy",
         "divergence": keras.losses.KLDivergence(),
         "generalized": keras.losses.CategoricalGeneralizedCrossEntropy(),
+        "any": "crossentropy",
+        "short": "CE",
     }[form]
     with pytest.raises(InputError, match="from_logits=True"):
         clf.compile("adam", loss)
@@ -641,3 +658,35 @@ def test_no_batch_has_more_texts_than_asked(clf: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(clf, "_inputs", inputs)
     clf.predict(TEXTS * 4, batch_size=3)
     assert max(rows) <= 4, "3, where a backend compiles a power of two"
+
+
+@pytest.mark.once
+def test_what_pandas_has_for_nothing_is_named(clf: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(InputError, match=r"texts\[1\] is NAType, not str: a missing value"):
+        clf.classify(pandas.Series(["good", None], dtype="string"))
+    with pytest.raises(InputError, match=r"labels\[7\] is <NA>, .*; leave out the rows"):
+        clf.evaluate(TEXTS, pandas.Series([*LABELS[:7], None], dtype="string"))
+    with pytest.raises(InputError, match="; leave out the rows that have none"):
+        clf.evaluate(TEXTS, pandas.Series([*[0] * 7, None], dtype="Int64"))
+
+
+@pytest.mark.once
+def test_figures_of_texts_that_were_cut_elsewhere_are_not_kept(clf: Any) -> None:
+    assert clf.description.results
+    same = keras_agnews.load("tiny-transformer", max_length=clf.max_length)
+    assert same.description.results == clf.description.results
+    assert keras_agnews.load("tiny-transformer", max_length=16).description.results == ()
+
+
+@pytest.mark.once
+def test_a_directory_may_have_any_name(
+    clf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clf.save_bundle("exp:1")
+    assert keras_agnews.load("exp:1").labels == clf.labels
+    with pytest.raises(NotFoundError, match="loads names, paths"):
+        keras_agnews.load("exp:2")
+    with pytest.raises(NotFoundError, match="~nobody-of-this-name"):
+        keras_agnews.load("~nobody-of-this-name/model")

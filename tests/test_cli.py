@@ -885,3 +885,26 @@ def test_the_list_tells_where_weights_are(invoke):
     assert re.search(r"MB +shipped$", rows["tiny-transformer"])
     assert re.search(r"on the Hub +hf://google-bert/bert-base-uncased$", rows["bert-base"])
     assert re.search(r"MB +a difference to hf://", rows["minilm-L6"])
+
+
+@pytest.mark.once
+def test_a_finished_run_whose_model_was_trained_on_since_has_no_figure(
+    invoke, tmp_path, monkeypatch
+):
+    from keras_agnews import runs
+
+    finished = {"best_epoch": 1, "history": [{}]}
+    monkeypatch.setattr(runs, "run", lambda *arguments, **options: finished)
+    output = write_bundle(tmp_path / "out", results=())
+    (tmp_path / "rows.csv").write_text("text,label\na,x\nb,y\n")
+    places = ("--data", tmp_path / "rows.csv", "--output", output, "--resume")
+    assert "not recorded" in invoke("train", "tiny-transformer", *places).stdout
+
+
+@pytest.mark.once
+def test_a_record_that_cannot_be_written_is_told_before_the_work(model, invoke, monkeypatch):
+    from keras_agnews import cli
+
+    monkeypatch.setattr(cli.os, "access", lambda path, mode: False)
+    told = invoke("evaluate", model, "--record", code=1).stderr
+    assert f"--record: {model} cannot be written to" in told

@@ -674,3 +674,13 @@ def test_the_real_train_rows(agnews: Path) -> None:
     assert read.note == "62,957 of 120,000 rows"
     assert len(read.texts) == 62957
     assert set(map(type, read.texts)) == {str}
+
+
+def test_a_directory_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "news"
+    directory.mkdir()
+    (directory / "test.csv").write_text("1,there\n")
+    monkeypatch.chdir(directory)
+    assert data.load_agnews("test", ".").name == data.load_agnews("test", directory).name == "news"
+    with pytest.raises(DataError, match=r"~\$rows\.csv"):  # of an office that has rows.csv open
+        data.load_agnews("test", "~$rows.csv")

@@ -296,6 +296,18 @@ def test_a_cache_that_lost_a_file_is_said_so(user: User) -> None:
     assert repaired == answer
 
 
+def test_a_link_to_what_is_gone_counts_as_gone(user: User) -> None:
+    call = {"source": f"hf://user/checkpoint@{FIRST}"}
+    (answer,) = user.download(call)
+    (Path(answer["directory"]) / "model.safetensors").resolve().unlink()
+    shutil.rmtree(user.home / "hub" / "models--user--checkpoint" / "trees", ignore_errors=True)
+    (offline,) = user.download(call, HF_HUB_OFFLINE="1")
+    assert offline["error"] == "DownloadError"
+    assert "model.safetensors" in offline["message"]
+    (repaired,) = user.download(call)
+    assert repaired == answer
+
+
 def test_what_the_hub_does_not_have(server: HubServer, user: User) -> None:
     models = server.root / "models" / "user"
     (models / "empty" / FIRST).mkdir(parents=True)

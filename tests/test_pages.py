@@ -6,9 +6,11 @@ import base64
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,12 +182,30 @@ def test_a_text_without_tokens_has_a_page(pooled: bool) -> None:
     assert 'class="head"' not in page
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match="is a directory"):
         pages.check_path(tmp_path)
     with pytest.raises(InputError, match="there is no directory"):
         pages.check_path(tmp_path / "none" / "page.html")
     pages.check_path(tmp_path / "page.html")
+    pages.check_path(Path(os.devnull))
+    monkeypatch.setattr(pages.os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match=r"page\.html cannot be written to"):
+        pages.check_path(tmp_path / "page.html")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name on this system")
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as threads:
+        read = threads.submit(pipe.read_text)
+        text_files.write_text(pipe, "a page")
+        assert read.result(10) == "a page"
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 # --- the explanation, in a browser

@@ -766,18 +766,34 @@ def test_what_became_of_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
 def test_a_log_has_a_line_a_minute(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from keras_agnews import resumable
+    from keras_agnews import console
 
     now = itertools.count(0.0, 40.0)
-    monkeypatch.setattr(resumable.time, "monotonic", lambda: next(now))
-    with resumable.progress_bar(True, 1_000) as advance:
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    with console.progress_bar(True, 1_000) as advance:
         for done in (100, 110, 120, 130, 140):  # a resumed run
             advance(done, "epoch 1")
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["110 of 1,000, 119 min left, epoch 1", "130 of 1,000, 77 min left, epoch 1"]
-    with resumable.progress_bar(False, 10) as advance:
+    with console.progress_bar(False, 10) as advance:
         advance(5, "quiet")
     assert capsys.readouterr().err == ""
+    monkeypatch.setattr(console.sys, "stderr", None)  # a service, or one that was closed
+    with console.progress_bar(True, 10) as advance:
+        for done in range(10):
+            advance(done, "nowhere")
+
+
+@pytest.mark.once
+def test_an_output_that_cannot_be_written_to_is_told_before_the_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_agnews import training
+
+    monkeypatch.setattr(training.os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match="cannot be written to: give another"):
+        keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), output=tmp_path / "out", **OPTIONS)
+    assert not any((tmp_path / "out").iterdir())
 
 
 @pytest.mark.once
