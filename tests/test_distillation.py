@@ -178,6 +178,7 @@ def test_a_resumed_student_is_bit_equal_to_an_unbroken_one(
 
 
 @pytest.mark.backend
+@pytest.mark.once  # the answers are kept by the same code on any
 def test_answers_of_another_run_are_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
