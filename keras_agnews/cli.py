@@ -634,6 +634,7 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
         for window in windows(len(texts), WINDOW):
             advance(len(predictions), "texts")
             predictions += clf.classify(texts[window])
+        advance(len(texts), "texts")
     again = texts[:WINDOW]
     start = time.perf_counter()
     clf.classify(again)
