@@ -235,12 +235,13 @@ def accuracy_table(results: Path) -> str:
     return _table(heads, lines) + "\n" + note
 
 
-_TABLES: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
-    "families": ("strings", families_table),
-    "strings": ("strings", strings_table),
-    "model": ("model", model_table),
-    "start": ("start", start_table),
-    "training": ("training", training_table),
+# Work, table, and whether versions and samples stand below it.
+_TABLES: dict[str, tuple[str, Callable[[Sequence[Row]], str], bool]] = {
+    "families": ("strings", families_table, False),
+    "strings": ("strings", strings_table, True),
+    "model": ("model", model_table, True),
+    "start": ("start", start_table, True),
+    "training": ("training", training_table, True),
 }
 _OTHER_TABLES = {"zoo": zoo_table, "accuracy": accuracy_table}
 
@@ -251,16 +252,16 @@ def block(name: str, results: Path) -> str:
         return _OTHER_TABLES[name](results)
     if name not in _TABLES:
         raise click.ClickException(f"a block benchmarks:{name} is not known")
-    work, table = _TABLES[name]
+    work, table, detailed = _TABLES[name]
     found = [row for row in rows.read(results) if row.work == work]
     parts = [
-        f"{table(of_device)}\n{_caption(device, of_device, brief=name == 'families')}\n"
+        f"{table(of_device)}\n{_caption(device, of_device, detailed)}\n"
         for device, of_device in by_device(found).items()
     ]
     return "\n".join(parts) or _NOTHING.format("run") + "\n"
 
 
-def _caption(device: str, found: Sequence[Row], brief: bool) -> str:
+def _caption(device: str, found: Sequence[Row], detailed: bool) -> str:
     """Where, when and with what; and what the weights were, where they were not trained."""
     drawn: dict[str, list[str]] = {}
     for row in found:
@@ -269,8 +270,8 @@ def _caption(device: str, found: Sequence[Row], brief: bool) -> str:
             names += [f"`{row.entry}`"] * (f"`{row.entry}`" not in names)
     weights = "".join(f" {', '.join(names)}: {kind}." for kind, names in sorted(drawn.items()))
     origins = sorted({row.texts for row in found if row.texts and "drawn" not in row.texts})
-    texts = f" Texts: {'; '.join(origins)}{'' if brief else _samples(found)}." if origins else ""
-    versions = {part for row in found for part in row.versions.split(", ") if part and not brief}
+    texts = f" Texts: {'; '.join(origins)}{_samples(found) if detailed else ''}." if origins else ""
+    versions = {part for row in found for part in row.versions.split(", ") if part and detailed}
     told = ", ".join(sorted(part for part in versions if not part.startswith("python")))
     parts = (device, told, _span(row.date for row in found))
     return f"{'; '.join(filter(None, parts))}.{texts}{weights}"

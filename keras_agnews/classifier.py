@@ -20,7 +20,7 @@ from keras_agnews import batching, bundle, card, delta, exporting, inference
 from keras_agnews.bundle import Bundle
 from keras_agnews.errors import BundleError, InputError
 from keras_agnews.exporters import huggingface, keras_hub
-from keras_agnews.files import replacing
+from keras_agnews.files import expanded, replacing
 from keras_agnews.inputs import check_texts, label_ids, sample_weights
 from keras_agnews.tokenizers import Tokenizer, write_vocabulary
 
@@ -529,7 +529,7 @@ class TextClassifier(keras.Model):
 
         A crash leaves the old file or the new one.
         """
-        path = Path(os.path.expanduser(filepath))
+        path = expanded(filepath)
         if path.suffix != ".keras":
             raise InputError(f"{path}: give a name that ends in .keras, or use save_bundle")
         if path.exists() and not overwrite:
@@ -559,7 +559,7 @@ class TextClassifier(keras.Model):
 
         Returns: the directory.
         """
-        root, record = Path(os.path.expanduser(directory)), self._description
+        root, record = expanded(directory), self._description
         arrays = self.arrays()
         change = None if base is None else delta.difference(arrays, base, rank)
         card.write(
@@ -581,7 +581,7 @@ class TextClassifier(keras.Model):
 
         Raises: `InputError` where their BERT and DistilBERT cannot be this model, naming the field.
         """
-        root = Path(os.path.expanduser(directory))
+        root = expanded(directory)
         huggingface.write(root, self._description, self.tokenizer, self.arrays())
         return root
 
@@ -600,7 +600,7 @@ class TextClassifier(keras.Model):
             InputError: for a model that it cannot be, naming the field.
             MissingDependencyError: KerasHub is not installed.
         """
-        root = Path(os.path.expanduser(directory))
+        root = expanded(directory)
         keras_hub.write(root, self._description, self.tokenizer, self.arrays())
         return root
 
@@ -641,7 +641,7 @@ class TextClassifier(keras.Model):
                 `tokenizer.json` there is another model's.
             MissingDependencyError: a package is missing; the message says what to install.
         """
-        return exporting.export(self, Path(os.path.expanduser(filepath)))
+        return exporting.export(self, expanded(filepath))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The weights by their paths, with what `enable_lora` has added merged into them.

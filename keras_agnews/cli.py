@@ -32,7 +32,7 @@ from keras_agnews.console import (
     progress_bar,
 )
 from keras_agnews.errors import InputError, KerasAgnewsError, NotFoundError
-from keras_agnews.files import locked
+from keras_agnews.files import check_writable, expanded, locked
 from keras_agnews.startup import BACKENDS, start_backend
 from keras_agnews.streams import read_lines
 
@@ -510,8 +510,7 @@ def evaluate(
         pages.check_path(report)
     if record:
         bundle.read(place := _directory(name))
-        if not os.access(place, os.W_OK):
-            raise InputError(f"--record: {place} cannot be written to")
+        check_writable(place, f"--record: {place}")
     clf = _load(name, base=base, mixed_precision=mixed_precision)
     dataset = data_module.load(
         data, "test", text_column=text_column, label_column=label_column, label_names=clf.labels
@@ -749,7 +748,7 @@ def train(
     """
     from keras_agnews import data as data_module
 
-    output = Path(os.path.expanduser(output))
+    output = expanded(output)
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file: give a directory")
     if not resume and output.is_dir() and any(output.iterdir()):

@@ -30,7 +30,7 @@ import numpy as np
 
 from keras_agnews import text_files
 from keras_agnews.errors import DataError, DownloadError, InputError, require
-from keras_agnews.files import replacing
+from keras_agnews.files import expanded, replacing
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
 
@@ -108,9 +108,9 @@ def cache_directory() -> Path:
     """
     own = os.environ.get("KERAS_AGNEWS_CACHE")
     if own:
-        return Path(os.path.expanduser(own))
+        return expanded(own)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expanduser(base)) / "keras_agnews"
+    return expanded(base) / "keras_agnews"
 
 
 def load_agnews(split: str = "train", path: str | os.PathLike[str] | None = None) -> Dataset:
@@ -142,10 +142,10 @@ def load_agnews(split: str = "train", path: str | os.PathLike[str] | None = None
     if split not in PINS:
         raise InputError(f"split {split!r} is not one of {', '.join(map(repr, PINS))}")
     if path is not None:
-        return _read_agnews(Path(os.path.expanduser(path)), split, str(path))
+        return _read_agnews(expanded(path), split, str(path))
     configured = os.environ.get("KERAS_AGNEWS_DATA")
     if configured:
-        place = Path(os.path.expanduser(configured))
+        place = expanded(configured)
         return _read_agnews(place, split, f"KERAS_AGNEWS_DATA={configured}")
     return _from_cache(split) or _from_hub(split)
 
@@ -177,7 +177,7 @@ def load_titles(
             "titles are read from the original CSV files alone (class,title,description): give "
             "the directory, or set KERAS_AGNEWS_DATA to it"
         )
-    root = Path(os.path.expanduser(place))
+    root = expanded(place)
     if not root.exists():
         raise DataError(f"{place}: no such file or directory")
     titles, descriptions = [], []
@@ -214,7 +214,7 @@ def read_rows(
             one that is not among `label_names`; it names file and line.
         InputError: arguments that contradict each other.
     """
-    file = Path(os.path.expanduser(path))
+    file = expanded(path)
     text_column = _TEXT_COLUMN if text_column is None else text_column
     label_column = _LABEL_COLUMN if label_column is None else label_column
     if text_column == label_column:
@@ -271,7 +271,7 @@ def load(
     named = text_column is not None or label_column is not None
     if path is None and named:
         raise InputError("columns are named but no file; give the path of a CSV or JSONL file")
-    if path is not None and (named or _names_its_columns(Path(os.path.expanduser(path)))):
+    if path is not None and (named or _names_its_columns(expanded(path))):
         return read_rows(
             path, text_column=text_column, label_column=label_column, label_names=label_names
         )

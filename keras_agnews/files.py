@@ -9,7 +9,23 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from keras_agnews.errors import InputError
+
 _thread = threading.local()  # which directories a thread has locked
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path whose "~" is a home directory, as a shell has it.
+
+    `Path.expanduser` raises a RuntimeError where "~name" is nobody, as in "~$rows.csv".
+    """
+    return Path(os.path.expanduser(path))
+
+
+def check_writable(place: Path, name: str) -> None:
+    """`InputError` where nothing can be written, before anything is computed for it."""
+    if not os.access(place, os.W_OK):
+        raise InputError(f"{name} cannot be written to: give another")
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from keras_agnews.errors import (
     UploadError,
     require,
 )
+from keras_agnews.files import expanded
 
 SCHEME = "hf://"
 LIBRARY = "keras_agnews"  # the tag by which the Hub knows our bundles
@@ -137,7 +138,7 @@ def pull(
     snapshot = download(source, revision=revision)
     if local_dir is None:
         return snapshot.directory
-    target = Path(os.path.expanduser(local_dir))
+    target = expanded(local_dir)
     if _is_bundle(snapshot.directory):
         origin = {"repository": snapshot.source, "revision": snapshot.revision}
         bundle.copy(snapshot.directory, target, origin)

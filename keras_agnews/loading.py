@@ -19,6 +19,7 @@ from keras_agnews import bundle, delta, hub, registry, text_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import BundleError, InputError, NotFoundError
+from keras_agnews.files import expanded
 from keras_agnews.importers import huggingface, keras_hub, tfhub
 from keras_agnews.inference import compute_in_bfloat16
 from keras_agnews.layers import weights_follow
@@ -205,7 +206,7 @@ def open_base(description: Bundle, base: str | os.PathLike[str] | None = None) -
     if base is None:
         sums = {pin.file: pin.sha256}
         return open_checkpoint(pin.source, pooling, revision=pin.revision, sha256=sums)
-    base = Path(os.path.expanduser(base))
+    base = expanded(base)
     if pin.sha256:
         bundle.check_sha256(base / pin.file, pin.sha256, f"the base of {description.name}")
     return open_checkpoint(base, pooling)
@@ -316,7 +317,7 @@ def _takeable(target: Bundle, origin: Bundle) -> dict[str, tuple[int, ...]]:
 def _locate(source: str | os.PathLike[str]) -> Path:
     if isinstance(source, str) and (found := registry.find(source)) is not None:
         return found
-    path = Path(os.path.expanduser(source))
+    path = expanded(source)
     if source and path.is_dir():
         return path
     if isinstance(source, str) and re.match("[a-z_]{2,}:", source):

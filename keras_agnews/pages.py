@@ -12,13 +12,13 @@ import hashlib
 import html
 import importlib.resources
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from keras_agnews import __version__
 from keras_agnews.errors import InputError
+from keras_agnews.files import check_writable
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PAGE = """<!doctype html>
@@ -92,8 +92,7 @@ def check_path(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: there is no directory {path.absolute().parent}: make it first")
     replaced = path.is_file() or not path.exists()  # and not written to, as a device is
-    if not os.access(path.absolute().parent if replaced else path, os.W_OK):
-        raise InputError(f"{path} cannot be written to: give another name")
+    check_writable(path.absolute().parent if replaced else path, str(path))
 
 
 def _asset(name: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from keras_agnews.configs import BertConfig, GruConfig, TransformerConfig
 from keras_agnews.errors import BundleError, InputError, NotFoundError
+from keras_agnews.files import expanded
 
 ENTRY_POINTS = "keras_agnews.models"
 
@@ -105,7 +106,7 @@ def register(
                 raise InputError(f"a builder {str(source)!r} is registered already")
             _builders[str(source)] = Builder(config, builder)
         return
-    root = Path(os.path.abspath(Path(os.path.expanduser(source))))  # without ".." in a model's name
+    root = Path(os.path.abspath(expanded(source)))  # without ".." in a model's name
     found = _bundles_in(root)
     if not found:
         raise NotFoundError(f"no bundle in {root}: a bundle is a directory with a config.json")
@@ -146,7 +147,7 @@ def find(name: str) -> Path | None:
 def locate(source: str | os.PathLike[str]) -> Path:
     """The directory that a name or a path stands for, there or not; a `Path` is never a name."""
     found = find(source) if isinstance(source, str) else None
-    return found or Path(os.path.expanduser(source))
+    return found or expanded(source)
 
 
 @functools.cache

@@ -30,6 +30,7 @@ from keras_agnews.data import Dataset
 from keras_agnews.device import device_name
 from keras_agnews.distillation import Teacher, start_embeddings, targets
 from keras_agnews.errors import InputError, TrainingError
+from keras_agnews.files import check_writable, expanded
 from keras_agnews.inference import compile_forward, nested_layers, set_trainable
 from keras_agnews.inputs import check_texts
 from keras_agnews.lora import LowRankCopy
@@ -275,7 +276,7 @@ class _Run:
         if settings.pretrain_epochs:
             check_encoder(classifier)
         self.teacher = Teacher(settings, classifier.labels, base)
-        self.directory = None if output is None else Path(os.path.expanduser(output))
+        self.directory = None if output is None else expanded(output)
         self.dtype = dtype
         self.record = {"rows": len(labels), "dtype": dtype, "backend": keras.backend.backend()}
         if self.teacher.record is not None:
@@ -308,8 +309,7 @@ class _Run:
             if self.directory.exists() and not self.directory.is_dir():
                 raise InputError(f"output {self.directory} is a file: give a directory")
             self.directory.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.directory, os.W_OK):
-                raise InputError(f"output {self.directory} cannot be written to: give another")
+            check_writable(self.directory, f"output {self.directory}")
             if not resume:
                 for name in (CHECKPOINT_FILE, LOG_FILE, _PRETRAINING_LOG):
                     (self.directory / name).unlink(missing_ok=True)

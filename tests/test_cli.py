@@ -903,8 +903,8 @@ def test_a_finished_run_whose_model_was_trained_on_since_has_no_figure(
 
 @pytest.mark.once
 def test_a_record_that_cannot_be_written_is_told_before_the_work(model, invoke, monkeypatch):
-    from keras_agnews import cli
+    from keras_agnews import files
 
-    monkeypatch.setattr(cli.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
     told = invoke("evaluate", model, "--record", code=1).stderr
     assert f"--record: {model} cannot be written to" in told

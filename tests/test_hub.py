@@ -284,26 +284,19 @@ def test_what_the_cache_lacks_is_not_said_of_the_hub(user: User, revision: str) 
     assert whole["revision"] == FIRST
 
 
-def test_a_cache_that_lost_a_file_is_said_so(user: User) -> None:
+@pytest.mark.parametrize(
+    ("name", "blob"), [("tokenizer_config.json", False), ("model.safetensors", True)]
+)
+def test_a_cache_that_lost_a_file_is_said_so(name: str, blob: bool, user: User) -> None:
+    """The link to it, or what that leads to."""
     call = {"source": f"hf://user/checkpoint@{FIRST}"}
     (answer,) = user.download(call)
-    (Path(answer["directory"]) / "tokenizer_config.json").unlink()
+    link = Path(answer["directory"]) / name
+    (link.resolve() if blob else link).unlink()
     shutil.rmtree(user.home / "hub" / "models--user--checkpoint" / "trees", ignore_errors=True)
     (offline,) = user.download(call, HF_HUB_OFFLINE="1")
     assert offline["error"] == "DownloadError"
-    assert "tokenizer_config.json" in offline["message"]
-    (repaired,) = user.download(call)
-    assert repaired == answer
-
-
-def test_a_link_to_what_is_gone_counts_as_gone(user: User) -> None:
-    call = {"source": f"hf://user/checkpoint@{FIRST}"}
-    (answer,) = user.download(call)
-    (Path(answer["directory"]) / "model.safetensors").resolve().unlink()
-    shutil.rmtree(user.home / "hub" / "models--user--checkpoint" / "trees", ignore_errors=True)
-    (offline,) = user.download(call, HF_HUB_OFFLINE="1")
-    assert offline["error"] == "DownloadError"
-    assert "model.safetensors" in offline["message"]
+    assert name in offline["message"]
     (repaired,) = user.download(call)
     assert repaired == answer
 

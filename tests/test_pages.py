@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_agnews import pages, text_files
+from keras_agnews import files, pages, text_files
 from keras_agnews.errors import InputError
 from keras_agnews.explain_page import explanation_page, readable, signed
 
@@ -191,7 +191,7 @@ def test_a_place_that_cannot_be_written_is_named(
         pages.check_path(tmp_path / "none" / "page.html")
     pages.check_path(tmp_path / "page.html")
     pages.check_path(Path(os.devnull))
-    monkeypatch.setattr(pages.os, "access", lambda path, mode: path != tmp_path)
+    monkeypatch.setattr(files.os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(InputError, match=r"page\.html cannot be written to"):
         pages.check_path(tmp_path / "page.html")
 

@@ -788,9 +788,9 @@ def test_a_log_has_a_line_a_minute(
 def test_an_output_that_cannot_be_written_to_is_told_before_the_hours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from keras_agnews import training
+    from keras_agnews import files
 
-    monkeypatch.setattr(training.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match="cannot be written to: give another"):
         keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), output=tmp_path / "out", **OPTIONS)
     assert not any((tmp_path / "out").iterdir())
