@@ -44,6 +44,8 @@ _OF_THE_RUN = {
     *("pretrain_epochs", "pretrain_learning_rate"),
     *("rows", "data", "validation_fraction", "start", "backend", "dtype", "minutes", "device"),
 }
+# What a run can start from that is no model.
+STARTS = (None, "none", "pretrained")
 # By a key of config.json: whose model it is, and what can be done with that.
 _FOREIGN = {
     "model_type": "of a Hugging Face checkpoint: load() it, and save_bundle() makes it a model for "
@@ -122,8 +124,8 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class RecordedTeacher:
-    """Of whom a model has learned.
+class RecordedModel:
+    """A model that another one has learned of or started from.
 
     Attributes:
         name: of a model of the zoo or on the Hub.
@@ -186,19 +188,37 @@ class Bundle:
         return dataclasses.replace(own, delta=None, delta_sha256=None)
 
     @property
-    def teachers(self) -> tuple[RecordedTeacher, ...]:
+    def teachers(self) -> tuple[RecordedModel, ...]:
         """Of whom the model has learned, as `recipe.teacher` says."""
         return _teachers(self.recipe)
+
+    @property
+    def start(self) -> RecordedModel | None:
+        """What the run started from, as `recipe.start` says, where that is a model."""
+        return _start(self.recipe)
 
     def untrained(self) -> Bundle:
         """The same without what it says of the run that made its weights, for others.
 
-        What is left of `recipe` are the options that suit other rows too.
+        What is left of `recipe` are the options that suit other rows too. A run that started from a
+        model has gone on, with a low learning rate; how to begin is what that model's says.
         """
+        recipe = self.recipe
+        while (start := _start(recipe)) is not None and start.recipe:
+            recipe = start.recipe
         # It takes more epochs to learn from a teacher.
-        dropped = _OF_THE_RUN | ({"epochs"} if self.recipe.get("teacher") else set())
-        recipe = {k: v for k, v in self.recipe.items() if k not in dropped}
+        dropped = _OF_THE_RUN | ({"epochs"} if recipe.get("teacher") else set())
+        recipe = {k: v for k, v in recipe.items() if k not in dropped}
         return dataclasses.replace(self, temperature=1.0, results=(), recipe=recipe)
+
+    def recipe_in_words(self) -> dict[str, Any]:
+        """`recipe` to be shown: the models that the run had by name."""
+        words = dict(self.recipe)
+        if self.start is not None:
+            words["start"] = str(self.start)
+        if self.teachers:
+            words["teacher"] = ", ".join(map(str, self.teachers))
+        return words
 
     @property
     def vocabulary_file(self) -> str:
@@ -294,6 +314,7 @@ class Bundle:
             kind = type(values.get(name, {}))
             _check(kind is dict, f"{name} must be an object, not {kind.__name__}")
         _teachers(values.get("recipe", {}))
+        _start(values.get("recipe", {}))
         _check_file_name(
             values["tokenizer"].get("vocabulary", VOCABULARY_FILE), "tokenizer.vocabulary"
         )
@@ -321,22 +342,28 @@ class Bundle:
         return cls(**values)
 
 
-def _teachers(recipe: dict[str, Any]) -> tuple[RecordedTeacher, ...]:
+def _teachers(recipe: dict[str, Any]) -> tuple[RecordedModel, ...]:
     """Of one string, names with commas between; or of a list of names and of objects."""
     recorded = recipe.get("teacher") or ()
     if isinstance(recorded, str):
         recorded = recorded.split(",")
     _check(isinstance(recorded, (list, tuple)), "recipe.teacher must be a string or a list")
-    found = []
-    for one in recorded:
-        values: dict[str, Any] = one if isinstance(one, dict) else {"name": one, "recipe": None}
-        _check(values.keys() == {"name", "recipe"}, "recipe.teacher has no name or no recipe")
-        name, its_own = values["name"], values["recipe"]
-        _check(isinstance(name, str) and name != "", f"recipe.teacher has {name!r} for a name")
-        kind = type(its_own)
-        _check(kind in (dict, type(None)), f"the recipe of {name} must be an object")
-        found.append(RecordedTeacher(name, its_own))
-    return tuple(found)
+    return tuple(_recorded_model(one, "recipe.teacher") for one in recorded)
+
+
+def _start(recipe: dict[str, Any]) -> RecordedModel | None:
+    start = recipe.get("start")
+    return None if start in STARTS else _recorded_model(start, "recipe.start")
+
+
+def _recorded_model(recorded: Any, where: str) -> RecordedModel:
+    values = recorded if isinstance(recorded, dict) else {"name": recorded, "recipe": None}
+    _check(values.keys() == {"name", "recipe"}, f"{where} has no name or no recipe")
+    name, recipe = values["name"], values["recipe"]
+    _check(isinstance(name, str) and name != "", f"{where} has {name!r} for a name")
+    kind = type(recipe)
+    _check(kind in (dict, type(None)), f"the recipe of {name} must be an object")
+    return RecordedModel(name, recipe)
 
 
 def _weights(values: Any, name: str) -> Weights | None:

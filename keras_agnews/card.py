@@ -180,11 +180,9 @@ def _section(description: Bundle, address: str | None) -> str:
         facts["weights"] = ", ".join(filter(None, (place, description.weights.dtype)))
     if source := (description.source or {}).get("repository"):
         facts["made from"] = f"{source} at {(description.source or {}).get('revision')}"
-    recipe = {k: v for k, v in description.recipe.items() if v is not None and k != "data"}
-    if data := description.recipe.get("data"):
+    recipe = {k: v for k, v in description.recipe_in_words().items() if v is not None}
+    if data := recipe.pop("data", None):
         facts["trained on"] = str(data)
-    if teachers := description.teachers:
-        recipe["teacher"] = ", ".join(map(str, teachers))
     if recipe:
         facts["recipe"] = ", ".join(f"{key} {value}" for key, value in recipe.items())
     lines = [

@@ -388,11 +388,10 @@ def info(name: str, form: str) -> None:
         "directory": str(directory),
     }
     details = {"config": values["config"], "tokenizer": values["tokenizer"]}
-    details |= {key: values[key] for key in ("weights", "recipe", "source")}
+    details |= {"weights": values["weights"], "recipe": description.recipe_in_words()}
+    details |= {"source": values["source"]}
     for key, part in details.items():
         shown |= {f"{key}.{name}": value for name, value in (part or {}).items()}
-    if teachers := description.teachers:
-        shown["recipe.teacher"] = ", ".join(map(str, teachers))
     for result in description.results:
         context = {k: v for k, v in result.items() if k not in ("metric", "value")}
         where = ", ".join(f"{k} {v}" for k, v in context.items())
@@ -742,9 +741,9 @@ def train(
     """Train a model on AG News or on your own rows, and write it to --output.
 
     What is not given is what suits the model; with --recipe shipped it is what the model's
-    config.json records, and anything else is refused but another --seed, and --teacher to say where
-    the recorded teachers lie. A model whose labels are the data's keeps their order; another one
-    gets a new head for the labels of the data.
+    config.json records, and anything else is refused but another --seed, and --teacher and
+    --weights to say where the recorded teachers and the recorded start lie. A model whose labels
+    are the data's keeps their order; another one gets a new head for the labels of the data.
     """
     from keras_agnews import data as data_module
 

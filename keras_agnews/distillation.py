@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_agnews import hub, loading, registry
+from keras_agnews import loading
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import InputError
 from keras_agnews.recipes import Recipe, mixed_precision
@@ -52,14 +52,7 @@ class Teacher:
                 )
             pin = description.weights
             self.sha256.append([] if pin is None else [pin.sha256, pin.delta_sha256])
-            if registry.find(source) is not None or source.startswith(hub.SCHEME):
-                taught.append(source)
-            else:
-                # Not a path, which says nothing elsewhere and is nobody's business, but how one
-                # gets the same.
-                recorded = "rows" in description.recipe
-                one = {"name": description.name, "recipe": description.recipe}
-                taught.append(one if recorded else description.name)
+            taught.append(loading.record(source))
         self.record: str | list[str | dict[str, Any]] | None = taught or None
         if all(isinstance(one, str) for one in taught):
             self.record = ",".join(map(str, taught)) or None

@@ -195,6 +195,22 @@ def open_checkpoint(
     return checkpoint
 
 
+def is_published(source: str) -> bool:
+    """Whether a source means the same elsewhere: a name of the zoo, or an address on the Hub."""
+    return registry.find(source) is not None or source.startswith(hub.SCHEME)
+
+
+def record(source: str) -> str | dict[str, Any]:
+    """What a bundle's `recipe` says of a model that its run had, as `Bundle.teachers` reads it.
+
+    Not a path, which says nothing elsewhere and is nobody's business, but how one gets the same.
+    """
+    if is_published(source):
+        return source
+    description = open_checkpoint(source).description
+    return {"name": description.name, "recipe": description.recipe}
+
+
 def open_base(description: Bundle, base: str | os.PathLike[str] | None = None) -> Checkpoint:
     """The pretrained base that a bundle pins on a hub, or the same files from a directory."""
     pin, pooling = description.pretrained, getattr(description.config, "pooling", None)

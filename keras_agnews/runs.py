@@ -1,7 +1,8 @@
 """A whole training run, from a model's name and rows to a bundle, and a recorded one once more.
 
 `training` fine-tunes a classifier that is there; this is what comes before it: where the weights
-start, which rows are held out, and the teachers that a recorded run had.
+start, which rows are held out, and the models that a recorded run had: what it started from, and
+its teachers.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import dataclasses
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from keras_agnews import data, loading, registry
-from keras_agnews.bundle import Bundle, RecordedTeacher
+from keras_agnews.bundle import STARTS, Bundle, RecordedModel
 from keras_agnews.data import Dataset
 from keras_agnews.errors import InputError
 from keras_agnews.recipes import shipped_recipe
@@ -25,7 +27,6 @@ VALIDATION_FRACTION = 0.05
 # News that shares half of its runs of three words tells the same story. Of other rows, which may
 # all follow one pattern, duplicates alone are left out.
 _NEAR_DUPLICATES = 0.5
-_REPLAYED_STARTS = ("none", "pretrained")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,8 @@ class Plan:
 
     Attributes:
         recipe: options of `keras_agnews.finetune`: `recipe` and fields of `Recipe`.
-        start: `weights` of `keras_agnews.load`, or `"none"`.
+        start: `weights` of `keras_agnews.load`, or `"none"`; a bundle's description as of
+            `teachers`.
         validation_fraction: share of the rows that is held out where no others are given.
         dtype: how the finished weights are stored.
         max_length: tokens at which a text is cut; `None` for the model's own.
@@ -43,7 +45,7 @@ class Plan:
     """
 
     recipe: dict[str, Any] = field(default_factory=dict)
-    start: str
+    start: str | Bundle
     validation_fraction: float = VALIDATION_FRACTION
     dtype: str = "float32"
     max_length: int | None = None
@@ -69,60 +71,71 @@ def recorded_plan(description: Bundle, given: dict[str, Any]) -> Plan:
     Args:
         description: what the bundle says.
         given: options that must not differ from the record, `None` where not given; but `seed` may,
-            for the spread, and `teacher` may say where the teachers are, which are then not
-            trained again.
+            for the spread, and `teacher` and `weights` may say where the teachers and the model
+            to start from are, which are then not trained again.
 
     Raises: `InputError` for a model that records no run, or none that can be repeated.
     """
     recipe, recorded = dataclasses.asdict(shipped_recipe(description)), description.recipe
-    start = recorded.get("start")
-    if start not in _REPLAYED_STARTS:
-        raise InputError(
-            f"{description.name} was trained from {start or 'weights that are not recorded'}: "
-            "--recipe shipped repeats runs that start from nothing or from a pretrained base"
-        )
+    if recorded.get("start") is None:
+        raise InputError(f"{description.name} does not record what its training started from")
     fraction = recorded.get("validation_fraction")
     if fraction is None:
         raise InputError(f"{description.name} was validated on rows that it does not record")
     choices = {"validation_fraction": fraction, "dtype": recorded.get("dtype")}
     if given.get("seed") is not None:
         recipe["seed"] = given["seed"]
+    start = recorded["start"] if description.start is None else description.start.name
     values = recipe | choices | {"weights": start, "validation": None, "max_length": None}
-    teacher = given.get("teacher")
-    if teacher is not None:
-        recorded_names = {one.name for one in description.teachers}
-        names = [
-            source if source in recorded_names else loading.open_checkpoint(source).description.name
-            for source in map(str.strip, teacher.split(","))
-        ]
-        given = given | {"teacher": ",".join(names)}
-    for name, value in given.items():
+    models = {"teacher": description.teachers, "weights": (description.start,)}
+    places = {name: given[name] for name in models if given.get(name) is not None}
+    named = {name: _names(place, models[name]) for name, place in places.items()}
+    for name, value in (given | named).items():
         if name != "recipe" and value is not None and value != values[name]:
             recorded_value = "its own" if values[name] is None else values[name]
             raise InputError(
                 f"--{name.replace('_', '-')} {value} contradicts --recipe shipped: the record of "
                 f"{description.name} says {recorded_value}"
             )
-    teachers = [] if teacher is not None else [_source(one) for one in description.teachers]
+    teachers: list[str | Bundle] = []
+    if "teacher" not in places:
+        teachers = [_source(one, "the teacher", "--teacher") for one in description.teachers]
+    source: str | Bundle = places.get("weights", start)
+    if "weights" not in places and description.start is not None:
+        source = _source(description.start, "the start", "--weights")
     return Plan(
-        recipe=recipe | {"teacher": teacher},
-        start=start,
+        recipe=recipe | {"teacher": places.get("teacher")},
+        start=source,
         validation_fraction=fraction,
         dtype=choices["dtype"] or "float32",
         teachers=tuple(teachers),
     )
 
 
-def _source(teacher: RecordedTeacher) -> str | Bundle:
-    if teacher.recipe is None:
-        return teacher.name
-    if registry.find(teacher.name) is None:
+def _names(places: str, models: Iterable[RecordedModel | None]) -> str:
+    """The names of the models that lie in `places`; what is a recorded name stands for itself."""
+    known = {"best", *map(str, STARTS), *(model.name for model in models if model)}
+    return ",".join(
+        place if place in known else loading.open_checkpoint(place).description.name
+        for place in map(str.strip, places.split(","))
+    )
+
+
+def _source(model: RecordedModel, role: str, option: str) -> str | Bundle:
+    """Where a recorded model is; or, of one that is nowhere else, what trains it again."""
+    if model.recipe is None and loading.is_published(model.name):
+        return model.name
+    try:
+        if model.recipe is None or registry.find(model.name) is None:
+            raise InputError("it is not in the zoo")
+        entry = loading.open_checkpoint(model.name).description
+        again = dataclasses.replace(entry, recipe=model.recipe)
+        recorded_plan(again, {})  # now, not when the others are trained
+    except InputError as error:
         raise InputError(
-            f"the teacher {teacher.name} is not in the zoo, so it cannot be trained again: "
-            "--teacher PATH says where it is"
-        )
-    entry = loading.open_checkpoint(teacher.name).description
-    return dataclasses.replace(entry, recipe=teacher.recipe)
+            f"{role} {model.name} cannot be trained again: {error}; {option} PATH says where it is"
+        ) from None
+    return again
 
 
 def run(
@@ -150,21 +163,29 @@ def run(
 
     Returns: what `keras_agnews.finetune` does.
     """
-    sources = []
+    models = {"start": plan.start}
+    models |= {f"teacher-{i}": teacher for i, teacher in enumerate(plan.teachers, 1)}
     if "," in str(output) and any(isinstance(teacher, Bundle) for teacher in plan.teachers):
         raise InputError(
             f"--output {output}: a comma parts the names of teachers, which are trained in there: "
             "give a directory without one"
         )
-    for i, teacher in enumerate(plan.teachers, 1):
-        source = teacher if isinstance(teacher, str) else str(output / f"teacher-{i}")
-        if isinstance(teacher, Bundle):
-            if progress and sys.stderr is not None:
-                sys.stderr.write(f"teacher {i} of {len(plan.teachers)}: {teacher.name}\n")
-            options: dict[str, Any] = {"resume": resume, "progress": progress, "base": base}
-            run(teacher.name, rows, Path(source), recorded_plan(teacher, {}), **options)
-        sources.append(source)
-    recipe = plan.recipe | ({"teacher": sources} if sources else {})
+    sources: dict[str, str] = {}
+    first: dict[str, Bundle] = {}
+    for place, model in models.items():
+        if isinstance(model, str):
+            sources[place] = model
+        else:  # one that started the run and taught it too is trained once
+            same = next((one for one, other in first.items() if other == model), place)
+            first[same] = model
+            sources[place] = str(output / same)
+    for i, (place, model) in enumerate(first.items(), 1):
+        if progress and sys.stderr is not None:
+            sys.stderr.write(f"{place}, {i} of {len(first)} to be trained first: {model.name}\n")
+        options: dict[str, Any] = {"resume": resume, "progress": progress, "base": base}
+        run(model.name, rows, output / place, recorded_plan(model, {}), **options)
+    start = sources.pop("start")
+    recipe = plan.recipe | ({"teacher": list(sources.values())} if sources else {})
     import keras
 
     from keras_agnews.startup import tensorflow_silenced
@@ -178,7 +199,7 @@ def run(
         warnings.filterwarnings("ignore", ".*new and untrained", UserWarning)  # but not for long
         clf = loading.load(
             name,
-            weights=None if plan.start == "none" else plan.start,
+            weights=None if start == "none" else start,
             labels=None if labels == description.labels else labels,
             max_length=plan.max_length,
             base=base,
@@ -186,6 +207,7 @@ def run(
     named = [rows.label_names[i] for i in rows.labels.tolist()]
     rows = dataclasses.replace(rows, labels=clf.label_ids(named, len(named)), label_names=labels)
     fraction = plan.validation_fraction if held_out is None else None
+    origin = start if start in STARTS else loading.record(name if start == "best" else start)
     if held_out is None:
         # The same rows whatever the seed, so that runs with several can be compared.
         similarity = _NEAR_DUPLICATES if set(labels) == set(data.LABELS) else 1.0
@@ -200,7 +222,7 @@ def run(
         dtype=plan.dtype,
         base=base,
         record={
-            "start": plan.start if plan.start in (*_REPLAYED_STARTS, "best") else "another model",
+            "start": origin,
             "validation_fraction": fraction,
             "data": ", ".join(filter(None, (rows.name, rows.note))),
         },

@@ -650,7 +650,8 @@ def test_the_shipped_recipe_makes_the_model_again(model, invoke, tmp_path):
     train(model, "first", *own)
     first = tmp_path / "first"
     record = bundle.read(first).recipe
-    assert (record["start"], record["dtype"], record["teacher"]) == ("none", "float16", "scratch")
+    assert (record["start"], record["dtype"]) == ("none", "float16")
+    assert record["teacher"] == [{"name": "scratch", "recipe": {}}]
     again = ("--recipe", "shipped", "--teacher", model)
     train(first, "second", *again)
     one, other = (load_file(tmp_path / run / "model.safetensors") for run in ("first", "second"))
@@ -724,13 +725,81 @@ def test_a_teacher_that_is_nowhere_else_is_made_again_too(invoke, tmp_path):
     for bad, message in (
         (5, "recipe.teacher has 5 for a name"),
         ({"name": "tiny-transformer"}, "no name or no recipe"),
-        ({"name": "nowhere", "recipe": recorded}, "the teacher nowhere is not in the zoo.*PATH"),
+        ({"name": "nowhere", "recipe": recorded}, "the teacher nowhere cannot be .*--teacher PATH"),
         ({"name": "tiny-transformer", "recipe": 3}, "the recipe of .* must be an object"),
+        ({"name": "tiny-transformer", "recipe": {}}, "was not trained by this package.*PATH"),
+        ("nowhere", "the teacher nowhere cannot be .*: it is not in the zoo; --teacher PATH"),
     ):
         config["recipe"]["teacher"] = [bad]
         (tmp_path / "c" / "config.json").write_text(json.dumps(config))
         errors = train(tmp_path / "c", "e", "--recipe", "shipped", code=1).stderr
         assert re.search(message, errors)
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.backend
+def test_a_run_that_went_on_from_a_model_is_made_again_with_it(invoke, tmp_path):
+    """The model that it started from taught it too: trained once, or found where one says."""
+    from safetensors.numpy import load_file
+
+    def train(start, output, *options, code=0):
+        arguments = ("train", start, "--data", tmp_path / "rows.csv", "--output", tmp_path / output)
+        return invoke(*arguments, *options, code=code)
+
+    def assert_same(one, other):
+        one, other = (load_file(path / "model.safetensors") for path in (one, other))
+        assert all(np.array_equal(value, other[name]) for name, value in one.items())
+
+    from keras_agnews import data
+
+    rows = [f"{text} {word}" for text in TEXTS for word in WORDS[:3]]
+    rows = [f"{text.replace(',', ' ')},{data.LABELS[i % 4]}" for i, text in enumerate(rows)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    own = ("--epochs", 1, "--batch-size", 8, "--validation-fraction", 0.2)
+    a, b = tmp_path / "a", tmp_path / "b"
+    train("tiny-transformer", "a", *own, "--weights", "none", "--learning-rate", 0.01)
+    train("tiny-transformer", "b", *own, "--weights", a, "--teacher", a, "--learning-rate", 1e-3)
+    record = bundle.read(b).recipe
+    of_a = {"name": "tiny-transformer", "recipe": bundle.read(a).recipe}
+    assert (record["start"], record["teacher"]) == (of_a, [of_a])
+    assert str(tmp_path) not in json.dumps(record)
+    shown = invoke("info", b).stdout
+    assert re.search(r"^recipe\.start +another tiny-transformer \(recipe full\)$", shown, re.M)
+    # Who begins with such a model wants the rate to begin with.
+    assert bundle.read(b).untrained().recipe["learning_rate"] == 0.01
+
+    said = train(b, "again", "--recipe", "shipped").stderr
+    assert said.count("to be trained first: tiny-transformer") == 1
+    assert "start, 1 of 1 to be trained first" in said
+    assert not (tmp_path / "again" / "teacher-1").exists()
+    assert_same(a, tmp_path / "again" / "start")
+    assert_same(b, tmp_path / "again")
+    said = train(b, "there", "--recipe", "shipped", "--weights", a, "--teacher", a).stderr
+    assert "to be trained first" not in said
+    assert_same(b, tmp_path / "there")
+    # One's own model as it is, and one of the zoo by its name.
+    train(b, "c", *own)
+    assert bundle.read(tmp_path / "c").recipe["start"]["recipe"] == record
+    train("tiny-transformer", "d", *own, "--weights", "best")
+    train(tmp_path / "d", "d2", "--recipe", "shipped")
+    assert bundle.read(tmp_path / "d2").recipe["start"] == "tiny-transformer"
+    assert_same(tmp_path / "d", tmp_path / "d2")
+
+    for place in ("none", "small-bert-L4", "best"):
+        errors = train(b, "e", "--recipe", "shipped", "--weights", place, code=1).stderr
+        assert f"--weights {place} contradicts" in errors
+    config = json.loads((b / "config.json").read_text())
+    for bad, message in (
+        (None, "does not record what its training started from"),
+        ("another model", "the start another .*: it is not in the zoo; --weights PATH says"),
+        ({"name": "nowhere", "recipe": record}, "the start nowhere cannot be .*--weights PATH"),
+        ({"recipe": record}, "recipe.start has no name"),
+        (5, "recipe.start has 5 for a name"),
+    ):
+        config["recipe"]["start"] = bad
+        (b / "config.json").write_text(json.dumps(config))
+        assert re.search(message, train(b, "e", "--recipe", "shipped", code=1).stderr)
+    assert not (tmp_path / "e").exists()
 
 
 def test_train_names_what_is_wrong_before_it_starts(model, invoke, tmp_path):
@@ -805,7 +874,7 @@ def test_a_run_starts_from_ones_own_model_and_its_rows_do_not_depend_on_the_seed
     assert clf.labels == LABELS, "its own order"
     expected = keras_agnews.load(model).predict(list(TEXTS))
     np.testing.assert_array_equal(clf.predict(list(TEXTS)), expected)
-    assert options["record"]["start"] == "best"
+    assert options["record"]["start"] == {"name": "scratch", "recipe": {}}
     assert (held.texts, train.texts) == (other_held.texts, other_train.texts)
     assert "near-duplicates of them left out" in train.note
     starts = {"minilm-L6": "pretrained", "tiny-transformer": "none"}

@@ -123,7 +123,8 @@ def test_several_teachers_answer_with_their_mean_in_the_students_order(tmp_path:
     teacher = Teacher(Recipe(teacher=f"{TEACHER},{tmp_path}"), order)
     mean = (one.predict(TEXTS[:8]) + other.predict(TEXTS[:8])) / 2
     np.testing.assert_allclose(teacher.probabilities(TEXTS[:8]), mean[:, ::-1], atol=1e-6)
-    assert teacher.record == "tiny-transformer,tiny-transformer", "no path"
+    nameless = {"name": "tiny-transformer", "recipe": {}}
+    assert teacher.record == ["tiny-transformer", nameless], "no path, nor the zoo's for it"
 
 
 @pytest.mark.backend
