@@ -131,15 +131,16 @@ def of_entry(
         found.append(measure(predict, True, test, titles))
         description = description or clf.description
     assert description is not None
-    recipe = description.recipe
+    minutes = [recipe.get("minutes") for recipe in description.lineage]
     return {
         **found[0],
         **spread(found),
         "model": name,
         "title": f"`{name}`",
-        "train_rows": recipe.get("rows"),
-        "cost_minutes": recipe.get("minutes"),
-        "cost_on": recipe.get("device"),
+        "train_rows": description.recipe.get("rows"),
+        # With the runs that it went on from, without its teachers'.
+        "cost_minutes": None if None in minutes else sum(minutes),
+        "cost_on": description.recipe.get("device"),
         "parameters": description.parameters,
         "versions": place.versions("keras_agnews", "keras", _backend()),
     }

@@ -197,15 +197,21 @@ class Bundle:
         """What the run started from, as `recipe.start` says, where that is a model."""
         return _start(self.recipe)
 
+    @property
+    def lineage(self) -> list[dict[str, Any]]:
+        """The recipe, that of the model which the run started from, and so on to the first."""
+        recipes = [self.recipe]
+        while (start := _start(recipes[-1])) is not None and start.recipe:
+            recipes.append(start.recipe)
+        return recipes
+
     def untrained(self) -> Bundle:
         """The same without what it says of the run that made its weights, for others.
 
         What is left of `recipe` are the options that suit other rows too. A run that started from a
         model has gone on, with a low learning rate; how to begin is what that model's says.
         """
-        recipe = self.recipe
-        while (start := _start(recipe)) is not None and start.recipe:
-            recipe = start.recipe
+        recipe = self.lineage[-1]
         # It takes more epochs to learn from a teacher.
         dropped = _OF_THE_RUN | ({"epochs"} if recipe.get("teacher") else set())
         recipe = {k: v for k, v in recipe.items() if k not in dropped}

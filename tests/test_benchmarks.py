@@ -695,11 +695,19 @@ def test_accuracy_of_an_entry(tmp_path: Path) -> None:
     ]
     assert row["accuracy"] == pytest.approx(np.mean(right))
     assert (row["model"], row["seeds"], row["train_rows"]) == ("tiny-transformer", 1, 59_392)
+    recipe = clf.description.recipe
+    assert row["cost_minutes"] == recipe["minutes"]
     keras_agnews.load("tiny-transformer", weights=None).save_bundle(tmp_path / "other")
     other = accuracy.of_entry("tiny-transformer", [str(tmp_path / "other")], test)
     assert other is not None
     assert (other["accuracy"], other["accuracy_max"]) == (row["accuracy"], row["accuracy"])
     assert (other["seeds"], other["accuracy_min"] < 0.6) == (2, True), "untrained"
+    before = {"name": "tiny-transformer", "recipe": recipe}
+    clf.describe(recipe=recipe | {"start": before, "minutes": 1.5})
+    clf.save_bundle(tmp_path / "went-on")
+    row = accuracy.of_entry(str(tmp_path / "went-on"), (), test)
+    assert row is not None
+    assert row["cost_minutes"] == pytest.approx(recipe["minutes"] + 1.5)
     titles = accuracy.titles_alone(test, str(tmp_path / "agnews"))
     assert titles is not None
     assert titles.texts == [text.split(" ")[0] for text in TEXTS]

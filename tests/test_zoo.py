@@ -164,6 +164,20 @@ def test_shipped_weights_give_the_golden_answers(name: str) -> None:
     assert [p.label for p in classifier.classify(TEXTS)] == LABELS
 
 
+@pytest.mark.once
+def test_each_trained_entry_can_be_made_again_from_what_it_records() -> None:
+    """Whatever stands in the zoo by then: nothing that it learned of or started from is itself."""
+    from keras_agnews import runs
+
+    trained = {name: bundle.read(registry.find(name)) for name in ENTRIES}
+    trained = {name: one for name, one in trained.items() if "rows" in one.recipe}
+    assert {"minilm-L6", *SHIPPED} <= {*trained}
+    for name, description in trained.items():
+        plan = runs.recorded_plan(description, {})
+        assert name not in (plan.start, *plan.teachers)
+        assert len(plan.teachers) == len(description.teachers) > 0
+
+
 @pytest.mark.parametrize("name", FAST_ENTRIES)
 def test_answers_do_not_depend_on_padding_batch_or_order(name: str, models: Any) -> None:
     classifier = models(name)
