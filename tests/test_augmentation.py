@@ -45,6 +45,7 @@ def test_openings_are_the_first_three_to_twelve_words() -> None:
 
 
 @pytest.mark.backend
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore:no training row has the label")
 @pytest.mark.parametrize("teacher", [None, "tiny-transformer"])
 def test_a_model_learns_the_label_of_an_opening(teacher: str | None) -> None:

@@ -738,6 +738,7 @@ def test_a_teacher_that_is_nowhere_else_is_made_again_too(invoke, tmp_path):
 
 
 @pytest.mark.backend
+@pytest.mark.once
 def test_a_run_that_went_on_from_a_model_is_made_again_with_it(invoke, tmp_path):
     """The model that it started from taught it too: trained once, or found where one says."""
     from safetensors.numpy import load_file

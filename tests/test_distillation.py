@@ -128,8 +128,11 @@ def test_several_teachers_answer_with_their_mean_in_the_students_order(tmp_path:
 
 
 @pytest.mark.backend
-# In the midst of pretraining, of the teacher's answers (no backend's business), and of training.
-@pytest.mark.parametrize("checkpoints", [3, pytest.param(6, marks=pytest.mark.once), 9])
+# In the midst of pretraining, of the teacher's answers (no backend's business), and of training
+# (as any run's).
+@pytest.mark.parametrize(
+    "checkpoints", [3, *(pytest.param(i, marks=pytest.mark.once) for i in (6, 9))]
+)
 def test_a_resumed_student_is_bit_equal_to_an_unbroken_one(
     checkpoints: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,7 +163,9 @@ def unbroken(
     return run
 
 
-@pytest.mark.parametrize("recipe", RESUMED)
+@pytest.mark.parametrize(
+    "recipe", ["full", "head", pytest.param("averaged", marks=pytest.mark.once)]
+)
 # With four batches an epoch: after the second batch, and in the midst of the second epoch.
 @pytest.mark.parametrize("checkpoints", [pytest.param(2, marks=pytest.mark.once), 7])
 def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
@@ -429,6 +431,7 @@ def test_an_interrupted_run_leaves_no_figures_of_other_weights(
         assert keras_agnews.load(tmp_path).description.recipe["rows"] == len(TEXTS)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("stage", ["epoch", "pretraining epoch"])
 def test_a_failure_before_any_epoch_is_done_gives_all_back(
     stage: str, monkeypatch: pytest.MonkeyPatch
@@ -443,7 +446,7 @@ def test_a_failure_before_any_epoch_is_done_gives_all_back(
     assert clf.description == described
 
 
-@pytest.mark.parametrize("output", [False, True])
+@pytest.mark.parametrize("output", [False, pytest.param(True, marks=pytest.mark.once)])
 def test_a_failure_in_a_later_epoch_leaves_the_best_one_with_its_figures(
     output: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -603,7 +606,7 @@ def test_mixed_precision_trains_and_leaves_float32_behind(
     assert clf.encoder.compute_dtype == "float32"
 
 
-@pytest.mark.parametrize("recipe", ["full", "head"])
+@pytest.mark.parametrize("recipe", ["full", pytest.param("head", marks=pytest.mark.once)])
 def test_a_gru_is_trained_by_the_same_recipes(recipe: str, tmp_path: Path) -> None:
     import keras
 
