@@ -24,7 +24,7 @@ from rich.progress import track
 
 from benchmarks import cells, peers, place, rows
 from benchmarks.options import entry_paths, names_of
-from keras_agnews import data, metrics, registry
+from keras_agnews import data, metrics, records, registry
 from keras_agnews.device import cpu_name
 from keras_agnews.errors import DataError, DownloadError, KerasAgnewsError, NotFoundError
 
@@ -131,7 +131,7 @@ def of_entry(
         found.append(measure(predict, True, test, titles))
         description = description or clf.description
     assert description is not None
-    minutes = [recipe.get("minutes") for recipe in description.lineage]
+    minutes = [recipe.get("minutes") for recipe in records.lineage(description.recipe)]
     return {
         **found[0],
         **spread(found),

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_agnews import registry
+from keras_agnews import records, registry
 from keras_agnews.errors import BundleError, InputError
 from keras_agnews.files import flush, locked
 from keras_agnews.tensor_files import DTYPES, open_safetensors, save_tensors, tensor_shapes
@@ -36,16 +36,6 @@ CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE, CARD_FILE = (
     "README.md",
 )
 DELTA_FILE = "delta.safetensors"
-# What a recipe says that goes with the weights it made: what does not suit other rows unasked, and
-# the record of the run.
-_OF_THE_RUN = {
-    *("seed", "mixed_precision", "delta_rank", "teacher", "teacher_weight", "crops"),
-    *("teacher_embeddings", "openings", "ema_momentum"),
-    *("pretrain_epochs", "pretrain_learning_rate"),
-    *("rows", "data", "validation_fraction", "start", "backend", "dtype", "minutes", "device"),
-}
-# What a run can start from that is no model.
-STARTS = (None, "none", "pretrained")
 # By a key of config.json: whose model it is, and what can be done with that.
 _FOREIGN = {
     "model_type": "of a Hugging Face checkpoint: load() it, and save_bundle() makes it a model for "
@@ -123,24 +113,6 @@ class Weights:
             )
 
 
-@dataclass(frozen=True)
-class RecordedModel:
-    """A model that another one has learned of or started from.
-
-    Attributes:
-        name: of a model of the zoo or on the Hub.
-        recipe: what its own bundle said under `recipe`, where it is a model on somebody's disk.
-    """
-
-    name: str
-    recipe: dict[str, Any] | None = None
-
-    def __str__(self) -> str:
-        if self.recipe is None:
-            return self.name
-        return f"another {self.name} (recipe {self.recipe.get('recipe', 'unknown')})"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """What `config.json` says, validated.
@@ -187,44 +159,10 @@ class Bundle:
             return self.base
         return dataclasses.replace(own, delta=None, delta_sha256=None)
 
-    @property
-    def teachers(self) -> tuple[RecordedModel, ...]:
-        """Of whom the model has learned, as `recipe.teacher` says."""
-        return _teachers(self.recipe)
-
-    @property
-    def start(self) -> RecordedModel | None:
-        """What the run started from, as `recipe.start` says, where that is a model."""
-        return _start(self.recipe)
-
-    @property
-    def lineage(self) -> list[dict[str, Any]]:
-        """The recipe, that of the model which the run started from, and so on to the first."""
-        recipes = [self.recipe]
-        while (start := _start(recipes[-1])) is not None and start.recipe:
-            recipes.append(start.recipe)
-        return recipes
-
     def untrained(self) -> Bundle:
-        """The same without what it says of the run that made its weights, for others.
-
-        What is left of `recipe` are the options that suit other rows too. A run that started from a
-        model has gone on, with a low learning rate; how to begin is what that model's says.
-        """
-        recipe = self.lineage[-1]
-        # It takes more epochs to learn from a teacher.
-        dropped = _OF_THE_RUN | ({"epochs"} if recipe.get("teacher") else set())
-        recipe = {k: v for k, v in recipe.items() if k not in dropped}
+        """The same without what it says of the run that made its weights, for others."""
+        recipe = records.for_other_rows(self.recipe)
         return dataclasses.replace(self, temperature=1.0, results=(), recipe=recipe)
-
-    def recipe_in_words(self) -> dict[str, Any]:
-        """`recipe` to be shown: the models that the run had by name."""
-        words = dict(self.recipe)
-        if self.start is not None:
-            words["start"] = str(self.start)
-        if self.teachers:
-            words["teacher"] = ", ".join(map(str, self.teachers))
-        return words
 
     @property
     def vocabulary_file(self) -> str:
@@ -319,8 +257,7 @@ class Bundle:
         for name in ("tokenizer", "recipe"):
             kind = type(values.get(name, {}))
             _check(kind is dict, f"{name} must be an object, not {kind.__name__}")
-        _teachers(values.get("recipe", {}))
-        _start(values.get("recipe", {}))
+        records.check(values.get("recipe", {}))
         _check_file_name(
             values["tokenizer"].get("vocabulary", VOCABULARY_FILE), "tokenizer.vocabulary"
         )
@@ -346,30 +283,6 @@ class Bundle:
             "base must have a source, and no delta",
         )
         return cls(**values)
-
-
-def _teachers(recipe: dict[str, Any]) -> tuple[RecordedModel, ...]:
-    """Of one string, names with commas between; or of a list of names and of objects."""
-    recorded = recipe.get("teacher") or ()
-    if isinstance(recorded, str):
-        recorded = recorded.split(",")
-    _check(isinstance(recorded, (list, tuple)), "recipe.teacher must be a string or a list")
-    return tuple(_recorded_model(one, "recipe.teacher") for one in recorded)
-
-
-def _start(recipe: dict[str, Any]) -> RecordedModel | None:
-    start = recipe.get("start")
-    return None if start in STARTS else _recorded_model(start, "recipe.start")
-
-
-def _recorded_model(recorded: Any, where: str) -> RecordedModel:
-    values = recorded if isinstance(recorded, dict) else {"name": recorded, "recipe": None}
-    _check(values.keys() == {"name", "recipe"}, f"{where} has no name or no recipe")
-    name, recipe = values["name"], values["recipe"]
-    _check(isinstance(name, str) and name != "", f"{where} has {name!r} for a name")
-    kind = type(recipe)
-    _check(kind in (dict, type(None)), f"the recipe of {name} must be an object")
-    return RecordedModel(name, recipe)
 
 
 def _weights(values: Any, name: str) -> Weights | None:

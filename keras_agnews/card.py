@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from keras_agnews import records
 from keras_agnews.bundle import CARD_FILE, TASK, Bundle
 from keras_agnews.errors import BundleError
 from keras_agnews.text_files import write_text
@@ -180,7 +181,7 @@ def _section(description: Bundle, address: str | None) -> str:
         facts["weights"] = ", ".join(filter(None, (place, description.weights.dtype)))
     if source := (description.source or {}).get("repository"):
         facts["made from"] = f"{source} at {(description.source or {}).get('revision')}"
-    recipe = {k: v for k, v in description.recipe_in_words().items() if v is not None}
+    recipe = {k: v for k, v in records.in_words(description.recipe).items() if v is not None}
     if data := recipe.pop("data", None):
         facts["trained on"] = str(data)
     if recipe:

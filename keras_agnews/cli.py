@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from keras_agnews import __version__, bundle, registry, text_files
+from keras_agnews import __version__, bundle, records, registry, text_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.console import (
     human_bytes,
@@ -388,7 +388,7 @@ def info(name: str, form: str) -> None:
         "directory": str(directory),
     }
     details = {"config": values["config"], "tokenizer": values["tokenizer"]}
-    details |= {"weights": values["weights"], "recipe": description.recipe_in_words()}
+    details |= {"weights": values["weights"], "recipe": records.in_words(description.recipe)}
     details |= {"source": values["source"]}
     for key, part in details.items():
         shown |= {f"{key}.{name}": value for name, value in (part or {}).items()}

@@ -29,7 +29,7 @@ class Teacher:
     Raises: `InputError` at once for one that has other labels.
 
     Attributes:
-        record: what a bundle's `recipe` says of them, as its `teachers` reads it; `None`
+        record: what a bundle's `recipe` says of them, as `records.teachers` reads it; `None`
             for none.
         sha256: of each one's weights, and of its difference to a base, as its config has them.
     """

@@ -201,7 +201,7 @@ def is_published(source: str) -> bool:
 
 
 def record(source: str) -> str | dict[str, Any]:
-    """What a bundle's `recipe` says of a model that its run had, as `Bundle.teachers` reads it.
+    """What a bundle's `recipe` says of a model that its run had, as `records` reads it.
 
     Not a path, which says nothing elsewhere and is nobody's business, but how one gets the same.
     """

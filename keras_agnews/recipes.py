@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_agnews import records
 from keras_agnews.bundle import Bundle
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import InputError
@@ -183,7 +184,7 @@ def shipped_recipe(description: Bundle) -> Recipe:
         )
     known = {field.name for field in dataclasses.fields(Recipe)}
     values = {name: value for name, value in recorded.items() if name in known}
-    if teachers := description.teachers:
+    if teachers := records.teachers(recorded):
         values["teacher"] = ",".join(teacher.name for teacher in teachers)
     return Recipe(**values)
 

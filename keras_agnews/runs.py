@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_agnews import data, loading, registry
-from keras_agnews.bundle import STARTS, Bundle, RecordedModel
+from keras_agnews import data, loading, records, registry
+from keras_agnews.bundle import Bundle
 from keras_agnews.data import Dataset
 from keras_agnews.errors import InputError
 from keras_agnews.recipes import shipped_recipe
+from keras_agnews.records import STARTS, RecordedModel
 from keras_agnews.validation import split_validation
 
 VALIDATION_FRACTION = 0.05
@@ -85,9 +86,10 @@ def recorded_plan(description: Bundle, given: dict[str, Any]) -> Plan:
     choices = {"validation_fraction": fraction, "dtype": recorded.get("dtype")}
     if given.get("seed") is not None:
         recipe["seed"] = given["seed"]
-    start = recorded["start"] if description.start is None else description.start.name
+    began, taught = records.start(recorded), records.teachers(recorded)
+    start = recorded["start"] if began is None else began.name
     values = recipe | choices | {"weights": start, "validation": None, "max_length": None}
-    models = {"teacher": description.teachers, "weights": (description.start,)}
+    models = {"teacher": taught, "weights": (began,) if began else ()}
     places = {name: given[name] for name in models if given.get(name) is not None}
     named = {name: _names(place, models[name]) for name, place in places.items()}
     for name, value in (given | named).items():
@@ -97,31 +99,29 @@ def recorded_plan(description: Bundle, given: dict[str, Any]) -> Plan:
                 f"--{name.replace('_', '-')} {value} contradicts --recipe shipped: the record of "
                 f"{description.name} says {recorded_value}"
             )
-    teachers: list[str | Bundle] = []
-    if "teacher" not in places:
-        teachers = [_source(one, "the teacher", "--teacher") for one in description.teachers]
-    source: str | Bundle = places.get("weights", start)
-    if "weights" not in places and description.start is not None:
-        source = _source(description.start, "the start", "--weights")
+    sources = {
+        name: () if name in places else [_source(model, name) for model in models[name]]
+        for name in models
+    }
     return Plan(
         recipe=recipe | {"teacher": places.get("teacher")},
-        start=source,
+        start=places.get("weights") or (sources["weights"] or [start])[0],
         validation_fraction=fraction,
         dtype=choices["dtype"] or "float32",
-        teachers=tuple(teachers),
+        teachers=tuple(sources["teacher"]),
     )
 
 
-def _names(places: str, models: Iterable[RecordedModel | None]) -> str:
+def _names(places: str, models: Iterable[RecordedModel]) -> str:
     """The names of the models that lie in `places`; what is a recorded name stands for itself."""
-    known = {"best", *map(str, STARTS), *(model.name for model in models if model)}
+    known = {"best", *map(str, STARTS), *(model.name for model in models)}
     return ",".join(
         place if place in known else loading.open_checkpoint(place).description.name
         for place in map(str.strip, places.split(","))
     )
 
 
-def _source(model: RecordedModel, role: str, option: str) -> str | Bundle:
+def _source(model: RecordedModel, option: str) -> str | Bundle:
     """Where a recorded model is; or, of one that is nowhere else, what trains it again."""
     if model.recipe is None and loading.is_published(model.name):
         return model.name
@@ -133,7 +133,8 @@ def _source(model: RecordedModel, role: str, option: str) -> str | Bundle:
         recorded_plan(again, {})  # now, not when the others are trained
     except InputError as error:
         raise InputError(
-            f"{role} {model.name} cannot be trained again: {error}; {option} PATH says where it is"
+            f"the recorded {option} {model.name} cannot be trained again: {error}; "
+            f"--{option} PATH says where it is"
         ) from None
     return again
 

@@ -725,10 +725,13 @@ def test_a_teacher_that_is_nowhere_else_is_made_again_too(invoke, tmp_path):
     for bad, message in (
         (5, "recipe.teacher has 5 for a name"),
         ({"name": "tiny-transformer"}, "no name or no recipe"),
-        ({"name": "nowhere", "recipe": recorded}, "the teacher nowhere cannot be .*--teacher PATH"),
+        (
+            {"name": "nowhere", "recipe": recorded},
+            "recorded teacher nowhere cannot be .*--teacher PATH",
+        ),
         ({"name": "tiny-transformer", "recipe": 3}, "the recipe of .* must be an object"),
         ({"name": "tiny-transformer", "recipe": {}}, "was not trained by this package.*PATH"),
-        ("nowhere", "the teacher nowhere cannot be .*: it is not in the zoo; --teacher PATH"),
+        ("nowhere", "teacher nowhere cannot be .*: it is not in the zoo; --teacher PATH"),
     ):
         config["recipe"]["teacher"] = [bad]
         (tmp_path / "c" / "config.json").write_text(json.dumps(config))
@@ -792,8 +795,8 @@ def test_a_run_that_went_on_from_a_model_is_made_again_with_it(invoke, tmp_path)
     config = json.loads((b / "config.json").read_text())
     for bad, message in (
         (None, "does not record what its training started from"),
-        ("another model", "the start another .*: it is not in the zoo; --weights PATH says"),
-        ({"name": "nowhere", "recipe": record}, "the start nowhere cannot be .*--weights PATH"),
+        ("another model", "weights another model cannot .*: it is not in the zoo; --weights PATH"),
+        ({"name": "nowhere", "recipe": record}, "weights nowhere cannot be .*--weights PATH"),
         ({"recipe": record}, "recipe.start has no name"),
         (5, "recipe.start has 5 for a name"),
     ):
