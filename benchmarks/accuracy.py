@@ -26,7 +26,14 @@ from benchmarks import cells, peers, place, rows
 from benchmarks.options import entry_paths, names_of
 from keras_agnews import data, metrics, records, registry
 from keras_agnews.device import cpu_name
-from keras_agnews.errors import DataError, DownloadError, KerasAgnewsError, NotFoundError
+from keras_agnews.errors import (
+    DataError,
+    DownloadError,
+    InputError,
+    KerasAgnewsError,
+    NotFoundError,
+)
+from keras_agnews.files import check_writable
 
 SEEDS = {"tfidf-svm": 1, "fasttext": 3}  # the first is the same for every seed
 FIELDS = (
@@ -125,6 +132,8 @@ def of_entry(
                     raise
                 return None
         if any("untrained" in str(warning.message) for warning in caught):
+            if source != "best":
+                raise InputError(f"{source} has no trained head for the labels of {name}")
             return None
         columns = [clf.labels.index(label) for label in test.label_names]
         predict = functools.partial(_in_order, clf, columns)
@@ -225,8 +234,9 @@ def main(
     names.sort(key=lambda name: cells.describe(name).parameters)
     learners = [name for name in SEEDS if classics]
     console = Console(stderr=True)
-    found: list[dict[str, Any]] = []
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(output.parent, f"--output {output}")
         test = data.load_agnews("test", path)
         titles = titles_alone(test, path)
         for name in track(
@@ -241,21 +251,17 @@ def main(
             if row is None:
                 click.echo(f"{name} has no trained weights: no row", err=True)
                 continue
-            found.append(
-                row
-                | {
-                    "rows": len(test.texts),
-                    "texts": f"AG News test, {test.note}",
-                    "commit": place.commit(),
-                    "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                }
-            )
-    except KerasAgnewsError as error:
+            row |= {
+                "rows": len(test.texts),
+                "texts": f"AG News test, {test.note}",
+                "commit": place.commit(),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            written = {name: _written(row.get(name)) for name in FIELDS}
+            rows.merge_accuracies(output, FIELDS, [written])  # at once: what follows may fail
+            click.echo(f"{name:20} {written['accuracy'] or written['note']}")
+    except (KerasAgnewsError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    written = [{name: _written(row.get(name)) for name in FIELDS} for row in found]
-    rows.merge_accuracies(output, FIELDS, written)
-    for row in written:
-        click.echo(f"{row['model']:20} {row['accuracy'] or row['note']}")
 
 
 def _written(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,7 @@ def all_cells(
             )
             found += list(_CELLS[work](wanted))
         if work == "strings":
-            found += _peer_cells(work, CLASSIC, CLASSIC, backends, peers, ("float32",))
+            found += _peer_cells(work, CLASSIC, {CLASSIC}, backends, peers, ("float32",))
     if gpu:
         return found
     # Of the libraries, PyTorch's alone uses a processor's instructions for bfloat16 (NOTES.md).
@@ -129,8 +129,10 @@ class _Wanted:
     gpu: bool
 
     def of_peers(self, work: str) -> list[Cell]:
-        kind = self.description.builder
-        return _peer_cells(work, self.entry, kind, self.backends, self.peers, self.precisions)
+        config, kinds = self.description.config, {self.description.builder}
+        if kinds == {"bert"} and config.pooler and config.pooling == "first":
+            kinds.add("pooled bert")
+        return _peer_cells(work, self.entry, kinds, self.backends, self.peers, self.precisions)
 
 
 def _strings(wanted: _Wanted) -> Iterable[Cell]:
@@ -167,7 +169,7 @@ def _training(wanted: _Wanted) -> Iterable[Cell]:
 def _peer_cells(
     work: str,
     entry: str,
-    kind: str,
+    kinds: Set[str],
     backends: Sequence[str],
     names: Sequence[str],
     precisions: Sequence[str],
@@ -175,7 +177,7 @@ def _peer_cells(
     return [
         Cell(work, entry, name, backend, precision=peer.precisions[precision])
         for name in names
-        if (peer := PEERS[name]).work == work and kind in peer.kinds
+        if (peer := PEERS[name]).work == work and kinds.intersection(peer.kinds)
         for backend in (peer.backends or backends)
         for precision in precisions
         if precision in peer.precisions

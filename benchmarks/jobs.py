@@ -21,7 +21,7 @@ class Job:
         data: AG News, as `keras_agnews.data.load_agnews` takes it.
         texts: how many, of strings to labels and of training.
         gpu: whether there is one to compute on.
-        scores: a file for the answers of the first pass, for comparison; "" for none.
+        scores: a file for the answers of the last pass, for comparison; "" for none.
         source: what a user of the entry gives `keras_agnews.load`; by default the bundle.
     """
 

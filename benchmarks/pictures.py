@@ -94,6 +94,11 @@ def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Pa
         for row in rows.read_accuracies(results)
         if row["accuracy"]
     }
+    whole = {
+        (row.entry, row.commit): row.accuracy
+        for row in found
+        if row.competitor == OURS and row.precision == "float32" and row.documents == TEXTS
+    }
     points, legend = [], {}
     families = naming.families(found).items()
     for name, row in ((name, row) for name, of_entry in families for row in of_entry.values()):
@@ -101,10 +106,13 @@ def accuracy_throughput(plt: Any, device: str, found: Sequence[Row], results: Pa
             continue
         model = row.competitor if row.entry == CLASSIC else row.entry
         accuracy = known.get(model)
-        # Less precision has its cost; a part of the texts does not tell it, nor do weights that are
-        # not the entry's.
-        if row.precision != "float32":
-            accuracy = row.accuracy if row.documents == TEXTS and accuracy is not None else None
+        # Less precision has its cost, which a part of the texts does not tell, and which is that of
+        # the run: the entry's weights may be others by now.
+        if row.precision != "float32" and accuracy is not None:
+            before = whole.get((row.entry, row.commit))
+            if row.documents != TEXTS or row.accuracy is None or before is None:
+                continue
+            accuracy += row.accuracy - before
         if accuracy is not None:
             points.append((row.docs_per_second, 100 * accuracy, row))
             legend[name] = _look(row)

@@ -135,9 +135,9 @@ _PLACES: dict[str, Callable[[], tuple[str | None, int, int | None]]] = {
 def matrix_peak(precision: str, seconds: float = 2.0) -> float:
     """Floating-point operations a second of large square matrix products on Keras's backend.
 
-    The best of a dozen chains of products by the zoo's dense layer, in what a model of that
-    precision multiplies; it is what a network of nothing but products could reach with the same
-    libraries. Of few, a turn of a busy processor would be taken for its best.
+    The best of a dozen chains of products by the zoo's dense layer, in bfloat16 for that and in
+    float32 for any other precision; it is what a network of nothing but products could reach with
+    the same libraries. Of few, a turn of a busy processor would be taken for its best.
     """
     import keras
     from keras import ops

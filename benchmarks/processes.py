@@ -56,7 +56,9 @@ class Child:
         try:
             answer = self._lines.get(timeout=max(0.0, limit))
         except queue.Empty:
-            raise ChildError("timeout", f"no answer within {limit:.0f} s") from None
+            raise ChildError(
+                "timeout", f"no answer within {limit:.0f} s: --patience gives more time"
+            ) from None
         if answer is None:
             code = self._process.wait()
             status = "out of memory" if code in (-9, 137) else "failed"

@@ -152,13 +152,19 @@ def _accuracies(file: Path) -> list[dict[str, str]]:
 def merge_accuracies(file: Path, names: Sequence[str], new: Iterable[dict[str, str]]) -> None:
     """Put rows with these columns into a file; a row of the same model is replaced, others stay.
 
-    So does a figure where the new row has none, e.g. of what is not installed this time. The
-    entries come by their size, then what has none.
+    So does a figure where the new row has none, e.g. of what is not installed this time, and the
+    spread over more runs where the weights are the same. The entries come by their size, then what
+    has none.
     """
     kept = {row["model"]: row for row in _accuracies(file)}
     for row in new:
-        if row.get("accuracy") or not kept.get(row["model"], {}).get("accuracy"):
-            kept[row["model"]] = row
+        old = kept.get(row["model"], {})
+        if not row.get("accuracy") and old.get("accuracy"):
+            continue
+        same = row.get("accuracy") == old.get("accuracy")
+        if same and int(row.get("seeds") or 0) < int(old.get("seeds") or 0):
+            row = row | {name: old[name] for name in ("accuracy_min", "accuracy_max", "seeds")}
+        kept[row["model"]] = row
     rows = [{name: row.get(name) or "" for name in names} for row in kept.values()]
     rows.sort(key=lambda row: int(row["parameters"]) if row["parameters"] else math.inf)
     write_csv(file, names, rows)

@@ -203,7 +203,9 @@ class Runner:
             for cell in list(children):
                 if (answer := attempt(cell, "end", self._limit(2))) is not None:
                     facts[cell] = answer
-        reference = next((c for c in group if c in facts and c.competitor == OURS), None)
+        # What less precision answers otherwise is to be seen, not what it answers alike.
+        ours = [cell for cell in group if cell in facts and cell.competitor == OURS]
+        reference = min(ours, key=lambda cell: cell.precision != "float32", default=None)
         return [
             self._row(cell, answers[cell], facts.get(cell), failures.get(cell), reference)
             for cell in group
@@ -392,7 +394,11 @@ def remaining(wanted: Sequence[Cell], output: Path, commit: str, device: str) ->
     "--rounds", type=click.IntRange(min=1), help="Timed turns, after a first; by default 3."
 )
 @click.option("--patience", default=1.0, help="Multiplies the time limits, on a busy machine.")
-@click.option("--output", default=rows.RESULTS, show_default=True, type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help=f"By default {rows.RESULTS}; of --quick, build/bench.",
+)
 @click.option("--scratch", type=click.Path(path_type=Path), help="Keeps what processes write.")
 @click.option("--resume", is_flag=True, help="Leave out what this commit has measured.")
 def main(
@@ -406,7 +412,7 @@ def main(
     weights: dict[str, list[str]],
     rounds: int | None,
     patience: float,
-    output: Path,
+    output: Path | None,
     scratch: Path | None,
     resume: bool,
 ) -> None:
@@ -417,6 +423,8 @@ def main(
     weights to be had, they are drawn, and the rows say so.
     """
     gpu = gpu_name() is not None
+    if output is None:  # a few texts are no figures to publish
+        output = Path("build/bench") if quick else rows.RESULTS
     if backends is None:
         backends = [name for name in cells.BACKENDS if place.installed(name)]
     if entries is None:
@@ -432,6 +440,11 @@ def main(
         quick=quick,
         gpu=gpu,
     )
+    if not wanted:
+        raise click.ClickException(
+            "nothing is of these entries, works, backends, peers and precisions at once: bfloat16 "
+            "on a processor is measured on torch, and no training in int8"
+        )
     groups = cells.groups(wanted)
     if resume:
         groups = remaining(wanted, output, place.commit(), place.device(gpu))

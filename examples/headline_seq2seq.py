@@ -32,6 +32,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import keras_agnews  # noqa: F401  before Keras, for which it chooses a backend
+
+# isort: split
 import keras
 import numpy as np
 from keras import ops
@@ -538,11 +541,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     vocabulary, (train, held_out, test) = load(options, settings)
     network = build(vocabulary, settings)
     print(f"{len(train.sources):,} rows, {network.train.count_params():,} parameters")
-    if options.text and not _finished(options.output, settings):
+    if options.text is not None and not options.text.strip():
+        raise InputError("--text is empty: give a news text")
+    if options.text is not None and not _finished(options.output, settings):
         raise InputError(f"{options.output} has no finished run: train one without --text first")
-    resume = options.resume or bool(options.text)
+    resume = options.resume or options.text is not None
     fit(network, vocabulary, train, held_out, settings, options.output, resume)
-    if options.text:
+    if options.text is not None:
         own = Pairs.make([""], [options.text], vocabulary, settings)
         headlines, alignments = write(network, vocabulary, own, settings, rows=1)
         print(" ".join(headlines[0]))

@@ -50,6 +50,9 @@ def write_agnews(directory: Path, copies: int = 1) -> Path:
 
 # What there is to measure.
 
+# By BERT's pooled output, as the classes of KerasHub and of TF-Hub do.
+POOLED = {"small-bert-L4", "bert-base", "bert-large"}
+
 
 def test_every_entry_has_every_backend_and_peer() -> None:
     found = cells.all_cells(registry.list_models())
@@ -60,10 +63,13 @@ def test_every_entry_has_every_backend_and_peer() -> None:
             backends = {c.backend for c in mine if c.work == work and c.competitor == OURS}
             assert backends == set(cells.BACKENDS)
         description = cells.describe(entry)
-        kind = description.builder
+        kinds = {description.builder} | ({"pooled bert"} if entry in POOLED else set())
         assert {cell.competitor for cell in mine} == {OURS} | {
-            name for name, peer in peers.PEERS.items() if kind in peer.kinds
+            name for name, peer in peers.PEERS.items() if kinds.intersection(peer.kinds)
         }
+        assert ({"keras-hub-128", "tfhub"} <= {cell.competitor for cell in mine}) == (
+            entry in POOLED
+        )
         shapes = {(cell.batch, cell.length) for cell in mine if cell.work == "model"}
         batches = (1, 32) if "base" in entry or "large" in entry else (1, 32, 256)
         lengths = {128, description.max_length}
@@ -419,6 +425,11 @@ def test_the_figures_of_a_row_add_up(tmp_path: Path) -> None:
     assert (ours.accuracy, ours.agreement) == (1.0, None)
     assert (theirs.accuracy, theirs.agreement, theirs.difference) == (7 / 8, 7 / 8, 0.75)
     assert ours.device == "CPU, 2 x made up"
+    # With less precision, too, answers are compared with those of float32.
+    less = dataclasses.replace(cell, precision="int8")
+    np.save(tmp_path / "tiny-transformer" / f"{less.name}.npy", scores)
+    reduced, ours = runner.run([less, cell])
+    assert (reduced.agreement, ours.agreement) == (7 / 8, None)
 
 
 def test_rows_come_back_from_their_files_and_replace_their_like(tmp_path: Path) -> None:
@@ -473,6 +484,15 @@ def test_ctrl_c_keeps_the_rows_so_far(tmp_path: Path, monkeypatch: pytest.Monkey
     assert done.exit_code == 130
     assert "1 rows are kept" in done.stderr
     assert [row.cell for row in rows.read(tmp_path)] == list(calls[0])
+    # What a few texts give is not put among the figures that are published.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run.Runner, "run", lambda _, group: one_group(None, group))
+    quick = ["--quick", "--entries", "tiny-transformer", "--works", "model", "--backends", "jax"]
+    assert CliRunner().invoke(run.main, quick).exit_code == 0
+    assert len(rows.read(tmp_path / "build" / "bench")) == 1
+    nothing = ["--works", "training", "--precision", "int8", "--peers", ""]
+    done = CliRunner().invoke(run.main, nothing)
+    assert (done.exit_code, "nothing is of these" in done.stderr) == (1, True)
 
 
 @pytest.mark.slow
@@ -638,6 +658,22 @@ def test_accuracy_has_a_row_for_what_has_learnt_and_for_what_is_missing(
     table = report.accuracy_table(tmp_path)
     assert "| TF-IDF bigrams, linear SVM | 100.00% | 25.00% |  | 1.0000 |  | 16 |" in table
     assert "| fastText, bigrams | not installed |" in table
+    # What is measured stays where a later one fails, and where nothing can be written it is said.
+    output.unlink()
+
+    def broken(name: str, *_: Any) -> dict[str, Any]:
+        if name == "small-bert-L4":
+            raise InputError("nowhere")
+        return {"model": name, "accuracy": 0.5}
+
+    monkeypatch.setattr(accuracy, "of_entry", broken)
+    arguments[1] = "tiny-transformer,small-bert-L4"
+    done = CliRunner().invoke(accuracy.main, [*map(str, arguments)])
+    assert (done.exit_code, done.stderr) == (1, "Error: nowhere\n")
+    assert [row["model"] for row in rows.read_accuracies(tmp_path)] == ["tiny-transformer"]
+    arguments[-1] = "/dev/null/accuracy.csv"
+    done = CliRunner().invoke(accuracy.main, [*map(str, arguments)])
+    assert (done.exit_code, "/dev/null" in done.stderr) == (1, True)
 
 
 def test_a_model_measured_anew_replaces_its_own_row_of_the_accuracies(tmp_path: Path) -> None:
@@ -653,6 +689,18 @@ def test_a_model_measured_anew_replaces_its_own_row_of_the_accuracies(tmp_path: 
         {"model": "big", "accuracy": "", "parameters": "30"},
         {"model": "svm", "accuracy": "0.8", "parameters": ""},
     ]
+    # The spread over several runs is of the weights, whatever measures these once more.
+    spread = {"accuracy_min": "0.7", "accuracy_max": "0.8", "seeds": "3"}
+    once = {"accuracy_min": "0.8", "accuracy_max": "0.8", "seeds": "1"}
+    other = {"model": "svm", "accuracy": "0.9", "accuracy_min": "0.9", "seeds": "1"}
+    names = ["model", "accuracy", "parameters", *spread]
+    for row, wanted in (
+        ({"model": "svm", "accuracy": "0.8"} | spread, "3"),
+        ({"model": "svm", "accuracy": "0.8"} | once, "3"),
+        (other, "1"),
+    ):
+        rows.merge_accuracies(file, names, [row])
+        assert rows.read_accuracies(file.parent)[-1]["seeds"] == wanted
 
 
 def test_the_zoos_table_has_every_entry_and_what_is_known_of_it(tmp_path: Path) -> None:
@@ -708,6 +756,9 @@ def test_accuracy_of_an_entry(tmp_path: Path) -> None:
     row = accuracy.of_entry(str(tmp_path / "went-on"), (), test)
     assert row is not None
     assert row["cost_minutes"] == pytest.approx(recipe["minutes"] + 1.5)
+    keras_agnews.load("tiny-transformer", labels=["a", "b"]).save_bundle(tmp_path / "stranger")
+    with pytest.raises(InputError, match="stranger has no trained head for the labels of tiny"):
+        accuracy.of_entry("tiny-transformer", [str(tmp_path / "stranger")], test)
     titles = accuracy.titles_alone(test, str(tmp_path / "agnews"))
     assert titles is not None
     assert titles.texts == [text.split(" ")[0] for text in TEXTS]
@@ -831,6 +882,28 @@ def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
         for name in ("accuracy-throughput", "throughput-by-batch", "padding")
     ]
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names)
+
+
+@needs("matplotlib")
+def test_less_precision_is_drawn_at_what_it_cost_in_its_own_run(tmp_path: Path) -> None:
+    """The weights may be others since."""
+    from matplotlib import pyplot
+
+    from benchmarks import pictures
+
+    fields = {"model": "tiny-transformer", "accuracy": "0.91"}
+    rows.write_csv(tmp_path / rows.ACCURACY_FILE, list(fields), [fields])
+    whole = {"documents": 7_600, "commit": "a"}
+    found = [
+        made_up(accuracy=0.95, **whole),
+        made_up(accuracy=0.94, precision="bfloat16", docs_per_second=2_000.0, **whole),
+        made_up(accuracy=0.99, precision="int8", docs_per_second=3_000.0, documents=7_600),
+    ]
+    figure = pictures.accuracy_throughput(pyplot, "made up", found, tmp_path)
+    drawn = {(x, round(y, 6)) for line in figure.axes[0].lines for x, y in line.get_xydata()}
+    pyplot.close(figure)
+    assert {(1234.5, 91.0), (2_000.0, 90.0)} <= drawn
+    assert 3_000.0 not in {x for x, _ in drawn}, "of that run there is no float32"
 
 
 def test_a_worker_says_what_is_missing(fresh: Callable[..., str], tmp_path: Path) -> None:

@@ -159,5 +159,7 @@ def test_it_learns_to_write_and_goes_on_where_it_was_killed(
         patch.setattr(example, "quick_pairs", lambda: renamed)
         with pytest.raises(example.InputError, match="other rows, and so other words"):
             example.main(["--quick", "--output", str(whole), "--resume"])
+    with pytest.raises(example.InputError, match="--text is empty"):
+        example.main(["--quick", "--output", str(whole), "--text", " "])
     with pytest.raises(example.InputError, match="no finished run"):
         example.main(["--quick", "--output", str(tmp_path / "nowhere"), "--text", "A probe"])

@@ -69,8 +69,9 @@ class Peer:
         module: in this package.
         options: of its `load`.
         form: of the weights, in `Model.directory`; "" where the bundle is enough.
-        kinds: builders of the entries that it can be, or "classic" where it learns by itself.
-            What no class of theirs comes near is not listed as a failure of theirs.
+        kinds: builders of the entries that it can be; "pooled bert" for those that answer by
+            BERT's pooled output; or "classic" where it learns by itself. What no class of theirs
+            comes near is not listed as a failure of theirs.
         backends: what it runs on; empty for each of Keras's that is asked for.
         precisions: from the precision asked for to its own.
         share: of the texts that ours get: those that pad each text to one length are slow, and
@@ -119,7 +120,8 @@ def _keras_hub(title: str, length: int, share: float) -> Peer:
         "keras_hub",
         {"length": length},
         "keras_hub",
-        backends=("jax",),
+        kinds=("pooled bert",),
+        backends=("jax",),  # its fastest (NOTES.md)
         precisions=_FLOATS,
         share=share,
         package="keras_hub",
@@ -137,11 +139,12 @@ PEERS: dict[str, Peer] = {
     "transformers-pipeline-1": _pipeline(
         "transformers, pipeline, a text at a time", options={"batch": 1}
     ),
-    "keras-hub-128": _keras_hub("KerasHub, length 128", 128, 1 / 8),
-    "keras-hub-512": _keras_hub("KerasHub as it comes, length 512", 512, 1 / 32),
+    "keras-hub-128": _keras_hub("KerasHub on JAX, length 128", 128, 1 / 8),
+    "keras-hub-512": _keras_hub("KerasHub on JAX as it comes, length 512", 512, 1 / 32),
     "tfhub": Peer(
         "TF-Hub SavedModels",
         "tfhub",
+        kinds=("pooled bert",),
         backends=("tensorflow",),
         share=1 / 8,
         package="tensorflow_hub",

@@ -1,4 +1,4 @@
-"""KerasHub's `BertTextClassifier` on strings, with its own tokenizer and batches of 32."""
+"""KerasHub's `BertTextClassifier` on strings, with its own tokenizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_agnews import errors
 
 def load(model: Model, length: int) -> Callable[[Sequence[str]], Answer]:
     """Padded to `length`; 512 is what its preprocessor does when it is not told."""
-    models = errors.require("keras_hub", "bench", "to compare with KerasHub").models
+    models = errors.require("keras_hub", "keras-nlp", "to compare with KerasHub").models
     import keras
 
     if model.precision == "bfloat16":

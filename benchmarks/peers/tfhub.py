@@ -21,8 +21,8 @@ LENGTH = 128  # what the preprocessor pads to when it is not told
 
 
 def load(model: Model) -> Callable[[Sequence[str]], Answer]:
-    hub = errors.require("tensorflow_hub", "bench", "to run a TF-Hub SavedModel")
-    errors.require("tensorflow_text", "bench", "to run the TF-Hub preprocessor")
+    hub = errors.require("tensorflow_hub", "tfhub", "to run a TF-Hub SavedModel")
+    errors.require("tensorflow_text", "tensorflow", "to run the TF-Hub preprocessor")
     import tensorflow as tf
 
     description = bundle.read(model.directory / "bundle")
@@ -33,12 +33,10 @@ def load(model: Model) -> Callable[[Sequence[str]], Answer]:
     preprocess_path = encoder_path.with_name("bert_en_uncased_preprocess")
     for path in (encoder_path, preprocess_path):
         if root is None or not path.is_dir():
-            raise errors.InputError(
+            raise ImportError(
                 f"there is no {path.name}: set KERAS_AGNEWS_REFERENCE to a directory whose tfhub/ "
                 "has the two SavedModels"
             )
-    if config.pooling != "first" or not config.pooler:
-        raise errors.InputError(f"{description.name} does not answer by the pooled output")
     preprocess, encoder = hub.load(str(preprocess_path)), hub.load(str(encoder_path))
     assert description.weights is not None
     file = model.directory / "bundle" / description.weights.file
