@@ -501,17 +501,25 @@ def _replace(directory: Path, stage: Callable[[Path, Path, Path], Bundle], alone
     return final
 
 
+def check_storable(bundle: Bundle) -> None:
+    """Raise `InputError` unless the bundle's config.json could be read again."""
+    try:
+        Bundle.from_dict(json.loads(json.dumps(bundle.to_dict())))
+        size = len(json_text(bundle.to_dict()).encode())
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{bundle.name} cannot be written: {error}") from error
+    # What is still to come is the pin, and names of files that are passing.
+    if size > MAX_BYTES - 4096:
+        raise InputError(f"config.json would have {size:,} bytes: give fewer or shorter labels")
+
+
 def _storable(
     bundle: Bundle, vocabulary: tuple[str, ...], tensors: Mapping[str, np.ndarray], dtype: str
 ) -> dict[str, np.ndarray]:
     """The tensors as they are stored; `InputError` unless what is written could be read again."""
+    check_storable(bundle)
     try:
-        Bundle.from_dict(json.loads(json.dumps(bundle.to_dict())))
         bundle.make_tokenizer(vocabulary)
-        size = len(json_text(bundle.to_dict()).encode())
-        # What is still to come is the pin, and names of files that are passing.
-        if size > MAX_BYTES - 4096:
-            raise InputError(f"config.json would have {size:,} bytes: give fewer or shorter labels")
     except (TypeError, ValueError) as error:
         raise InputError(f"{bundle.name} cannot be written: {error}") from error
     expected = bundle.variables()

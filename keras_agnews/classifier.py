@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
+import numbers
 import os
 import re
 from collections import deque
@@ -301,7 +303,8 @@ class TextClassifier(keras.Model):
         self.compile(
             optimizer=keras.optimizers.AdamW(learning_rate),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
+            # By its name alone Keras would take the accuracy of two classes for one logit.
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         )
 
     def get_compile_config(self) -> dict[str, Any] | None:
@@ -347,8 +350,8 @@ class TextClassifier(keras.Model):
             seed: of the shuffling.
             **kwargs: callbacks, verbose, initial_epoch, ...: as `keras.Model.fit`.
 
-        Returns: Keras's `History`. The temperature is 1 afterwards, and the description no longer
-            says how the weights were trained.
+        Returns: Keras's `History`. Where a step was taken, the temperature is 1 afterwards, and the
+            description no longer says how the weights were trained.
 
         Raises:
             InputError: a text that is no str or a label that is not the model's, by its index.
@@ -388,6 +391,7 @@ class TextClassifier(keras.Model):
             if not len(texts):
                 raise InputError("validation_data has no text")
             weights = sample_weights(weight[0] if weight else None)
+            size = kwargs.pop("validation_batch_size", None) or size
             validation_data = self.dataset(texts, self.label_ids(y, len(texts)), size, weights)
         if class_weight is not None:
             if not isinstance(class_weight, Mapping):
@@ -400,21 +404,34 @@ class TextClassifier(keras.Model):
                 raise InputError(f"the keys of class_weight as labels: {error}") from None
             if sample_weight is not None:
                 raise InputError("class_weight and sample_weight: pass the product of the two")
+            for label, weight in class_weight.items():
+                if not isinstance(weight, numbers.Real) or not math.isfinite(weight):
+                    raise InputError(f"class_weight[{label!r}] is {weight!r}, not a finite number")
             # All of them: on TensorFlow Keras has no weight for a class that is left out.
             class_weight = dict.fromkeys(range(len(self.labels)), 1.0) | dict(
                 zip(keys, class_weight.values(), strict=True)
             )
         if unknown := sorted(kwargs.keys() - inspect.signature(keras.Model.fit).parameters):
             raise InputError(f"fit() knows no {', '.join(unknown)}")
+        before, steps = self._description, self._steps()
         self.forget_training()
-        return super().fit(
-            _for_keras(dataset),
-            epochs=epochs,
-            shuffle=False,  # the dataset has done so
-            validation_data=_for_keras(validation_data),
-            class_weight=class_weight,
-            **kwargs,
-        )
+        try:
+            return super().fit(
+                _for_keras(dataset),
+                epochs=epochs,
+                shuffle=False,  # the dataset has done so
+                validation_data=_for_keras(validation_data),
+                class_weight=class_weight,
+                **kwargs,
+            )
+        finally:
+            if self._steps() == steps:  # none was taken: the weights are what they were
+                self._description = before
+
+    def _steps(self) -> int | None:
+        """How many the optimizer has taken."""
+        optimizer = getattr(self, "optimizer", None)
+        return optimizer and int(keras.ops.convert_to_numpy(optimizer.iterations.value))
 
     def evaluate(
         self,

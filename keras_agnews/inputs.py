@@ -90,6 +90,8 @@ def sample_weights(values: Any) -> np.ndarray | None:
         raise InputError(f"sample_weight must be numbers, one a text: {error}") from None
     if weights.ndim != 1:
         raise InputError(f"sample_weight must be one number a text, not {weights.ndim}-dimensional")
+    if len(bad := np.flatnonzero(~np.isfinite(weights))):
+        raise InputError(f"sample_weight[{bad[0]}] is {weights[bad[0]]}, not a finite number")
     return weights
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from keras_agnews import bundle, delta, hub, registry, text_files
+from keras_agnews import bundle, delta, hub, records, registry, text_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import BundleError, InputError, NotFoundError
@@ -139,6 +139,9 @@ def load(
     origin = open_checkpoint(source)
     checkpoint = open_weights(origin, weights, base)
     target, tokenizer = origin.description, origin.tokenizer
+    if weights is None or weights == "pretrained":
+        # What begins anew is trained as the run was that began, not as the one that went on.
+        target = dataclasses.replace(target, recipe=records.lineage(target.recipe)[-1])
     if checkpoint is not None and checkpoint is not origin:
         target = _adopt(target, checkpoint.description)
         tokenizer = checkpoint.tokenizer
@@ -205,10 +208,13 @@ def record(source: str) -> str | dict[str, Any]:
 
     Not a path, which says nothing elsewhere and is nobody's business, but how one gets the same.
     """
-    if is_published(source):
+    if registry.find(source) is not None:
         return source
     description = open_checkpoint(source).description
-    return {"name": description.name, "recipe": description.recipe}
+    if source.startswith(hub.SCHEME):
+        origin = description.source
+        return f"{hub.SCHEME}{origin['repository']}@{origin['revision']}" if origin else source
+    return records.of_model(description.name, description.recipe)
 
 
 def open_base(description: Bundle, base: str | os.PathLike[str] | None = None) -> Checkpoint:

@@ -16,7 +16,7 @@ from keras_agnews import records
 from keras_agnews.bundle import Bundle
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import InputError
-from keras_agnews.inference import compute_in_bfloat16
+from keras_agnews.inference import compute_in_bfloat16, computes_in_bfloat16, nested_layers
 from keras_agnews.schedules import WarmupLinearDecay
 
 
@@ -105,6 +105,8 @@ class Recipe:
             for name in ("teacher_embeddings", "pretrain_epochs"):
                 if getattr(self, name):
                     raise InputError(f"{name} changes what recipe {self.recipe!r} freezes")
+        if self.recipe == "head" and self.word_dropout:
+            raise InputError("word_dropout is nothing to recipe 'head', which reads each text once")
 
     def record(self) -> dict[str, Any]:
         """The fields that play a part, from which `Recipe(**record)` is the same."""
@@ -161,6 +163,7 @@ def make_recipe(classifier: TextClassifier, recipe: str | None = None, **options
     kind = recipe or entry.get("recipe", "full")
     if kind != entry.get("recipe", "full"):
         entry = {}
+    entry["mixed_precision"] = computes_in_bfloat16(classifier.model)
     given = {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in options.items()
@@ -215,10 +218,16 @@ def make_optimizer(recipe: Recipe, total_steps: int) -> keras.optimizers.Optimiz
 
 @contextlib.contextmanager
 def mixed_precision(classifier: TextClassifier, settings: Recipe) -> Iterator[None]:
-    """Within it, all but the last layer compute in bfloat16, where the recipe says so."""
-    before = compute_in_bfloat16(classifier.model) if settings.mixed_precision else []
+    """Within it, all but the last layer compute in bfloat16 where the recipe says so, else none."""
+    before = [(layer, layer.dtype_policy) for layer in nested_layers(classifier.model)]
+    if settings.mixed_precision:
+        compute_in_bfloat16(classifier.model)
+    elif computes_in_bfloat16(classifier.model):
+        for layer, _ in before:
+            layer.dtype_policy = "float32"
     try:
         yield
     finally:
         for layer, policy in before:
-            layer.dtype_policy = policy
+            if layer.dtype_policy != policy:
+                layer.dtype_policy = policy

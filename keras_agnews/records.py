@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +16,15 @@ STARTS = (None, "none", "pretrained")
 _OF_THE_RUN = {
     *("seed", "mixed_precision", "delta_rank", "teacher", "teacher_weight", "crops"),
     *("teacher_embeddings", "openings", "ema_momentum"),
-    *("pretrain_epochs", "pretrain_learning_rate"),
-    *("rows", "data", "validation_fraction", "start", "backend", "dtype", "minutes", "device"),
+    *("pretrain_epochs", "pretrain_learning_rate", "steps_per_epoch", "validation_steps"),
+    *("rows", "data", "validation_fraction", "start", "max_length", "dtype"),
+    *("backend", "minutes", "device"),
 }
+# What may differ between two runs that are the same.
+_OF_THE_MACHINE = {"backend", "minutes", "device"}
+# Generations of models that a record has within it: where a model's teacher is what it started
+# from, each has the one before twice.
+_GENERATIONS = 4
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,40 @@ def check(recipe: dict[str, Any]) -> None:
         unread += [model.recipe for model in (start(one), *teachers(one)) if model and model.recipe]
 
 
+def of_model(name: str, recipe: dict[str, Any]) -> dict[str, Any]:
+    """How a recipe records a model with this recipe; of its distant forebears it has no recipe."""
+    return {"name": name, "recipe": _without_distant(recipe, _GENERATIONS - 1)}
+
+
+def _without_distant(recipe: dict[str, Any], generations: int) -> dict[str, Any]:
+    def shortened(recorded: Any) -> Any:
+        if not isinstance(recorded, dict):
+            return recorded
+        own = _without_distant(recorded["recipe"] or {}, generations - 1) if generations else {}
+        return recorded | {"recipe": own}
+
+    kept = dict(recipe)
+    if isinstance(kept.get("start"), dict):
+        kept["start"] = shortened(kept["start"])
+    if isinstance(kept.get("teacher"), list):
+        kept["teacher"] = [shortened(one) for one in kept["teacher"]]
+    return kept
+
+
+def fingerprint(recorded: str | dict[str, Any]) -> str:
+    """What two records of one model have in common, whatever machine repeated its run."""
+    if isinstance(recorded, str):
+        return recorded
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items() if k not in _OF_THE_MACHINE}
+        return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+    text = json.dumps(plain(recorded), sort_keys=True)
+    return f"{recorded['name']} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
 def in_words(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe to be shown: the models that the run had by name."""
     words = dict(recipe)
@@ -83,15 +125,10 @@ def in_words(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def for_other_rows(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The options that suit other rows too.
-
-    A run that started from a model has gone on, with a low learning rate; how to begin is what that
-    model's recipe says.
-    """
-    first = lineage(recipe)[-1]
+    """The options that suit other rows too."""
     # It takes more epochs to learn from a teacher.
-    dropped = _OF_THE_RUN | ({"epochs"} if first.get("teacher") else set())
-    return {key: value for key, value in first.items() if key not in dropped}
+    dropped = _OF_THE_RUN | ({"epochs"} if recipe.get("teacher") else set())
+    return {key: value for key, value in recipe.items() if key not in dropped}
 
 
 def _model(recorded: Any, where: str) -> RecordedModel:

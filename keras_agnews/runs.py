@@ -11,7 +11,7 @@ import dataclasses
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,42 +87,58 @@ def recorded_plan(description: Bundle, given: dict[str, Any]) -> Plan:
     if given.get("seed") is not None:
         recipe["seed"] = given["seed"]
     began, taught = records.start(recorded), records.teachers(recorded)
-    start = recorded["start"] if began is None else began.name
-    values = recipe | choices | {"weights": start, "validation": None, "max_length": None}
     models = {"teacher": taught, "weights": (began,) if began else ()}
+    values = recipe | choices | {"weights": recorded["start"], "validation": None}
+    values |= {"max_length": recorded.get("max_length")}
+    values |= {name: ", ".join(map(str, found)) for name, found in models.items() if found}
     places = {name: given[name] for name in models if given.get(name) is not None}
-    named = {name: _names(place, models[name]) for name, place in places.items()}
-    for name, value in (given | named).items():
-        if name != "recipe" and value is not None and value != values[name]:
-            recorded_value = "its own" if values[name] is None else values[name]
-            raise InputError(
-                f"--{name.replace('_', '-')} {value} contradicts --recipe shipped: the record of "
-                f"{description.name} says {recorded_value}"
-            )
+    for name, value in given.items():
+        if name == "recipe" or value is None or value == values[name]:
+            continue
+        if name in places:
+            parts = places[name].split(",") if name == "teacher" else [places[name]]
+            if _lie_there([part.strip() for part in parts], models[name]):
+                continue
+        recorded_value = "its own" if values[name] is None else values[name]
+        raise InputError(
+            f"--{name.replace('_', '-')} {value} contradicts --recipe shipped: the record of "
+            f"{description.name} says {recorded_value}"
+        )
     sources = {
-        name: () if name in places else [_source(model, name) for model in models[name]]
+        name: () if name in places else [_source(model, name, recorded) for model in models[name]]
         for name in models
     }
     return Plan(
         recipe=recipe | {"teacher": places.get("teacher")},
-        start=places.get("weights") or (sources["weights"] or [start])[0],
+        start=places.get("weights") or (sources["weights"] or [recorded["start"]])[0],
+        max_length=recorded.get("max_length"),
         validation_fraction=fraction,
         dtype=choices["dtype"] or "float32",
         teachers=tuple(sources["teacher"]),
     )
 
 
-def _names(places: str, models: Iterable[RecordedModel]) -> str:
-    """The names of the models that lie in `places`; what is a recorded name stands for itself."""
-    known = {"best", *map(str, STARTS), *(model.name for model in models)}
-    return ",".join(
-        place if place in known else loading.open_checkpoint(place).description.name
-        for place in map(str.strip, places.split(","))
-    )
+def _lie_there(places: Sequence[str], models: Sequence[RecordedModel]) -> bool:
+    return len(places) == len(models) and all(map(_lies_there, places, models))
 
 
-def _source(model: RecordedModel, option: str) -> str | Bundle:
-    """Where a recorded model is; or, of one that is nowhere else, what trains it again."""
+def _lies_there(place: str, model: RecordedModel) -> bool:
+    """Whether a recorded model is at this place, or one that is as good as it by its own record."""
+    if place == "best" or place in STARTS:
+        return False
+    if place == model.name:
+        return True
+    there = loading.record(place)
+    if isinstance(there, str) or model.recipe is None:
+        return (there if isinstance(there, str) else there["name"]) == model.name
+    if not model.recipe:  # of which nothing is known, and the name may be that of a directory
+        return not there["recipe"]
+    known = {"name": model.name, "recipe": model.recipe}
+    return records.fingerprint(there) == records.fingerprint(known)
+
+
+def _source(model: RecordedModel, option: str, run: dict[str, Any]) -> str | Bundle:
+    """Where a model is that a run had; or, of one that is nowhere else, what trains it again."""
     if model.recipe is None and loading.is_published(model.name):
         return model.name
     try:
@@ -131,6 +147,8 @@ def _source(model: RecordedModel, option: str) -> str | Bundle:
         entry = loading.open_checkpoint(model.name).description
         again = dataclasses.replace(entry, recipe=model.recipe)
         recorded_plan(again, {})  # now, not when the others are trained
+        if model.recipe.get("data") != run.get("data"):
+            raise InputError(f"its rows were others ({model.recipe.get('data')})")
     except InputError as error:
         raise InputError(
             f"the recorded {option} {model.name} cannot be trained again: {error}; "
@@ -204,6 +222,12 @@ def run(
             labels=None if labels == description.labels else labels,
             max_length=plan.max_length,
             base=base,
+        )
+    if start not in STARTS and set(labels) < set(description.labels):
+        warnings.warn(
+            f"no row has the label {', '.join(sorted(set(description.labels) - set(labels)))}: the "
+            f"model will not know it, and gets a new head for {', '.join(labels)}",
+            stacklevel=2,
         )
     named = [rows.label_names[i] for i in rows.labels.tolist()]
     rows = dataclasses.replace(rows, labels=clf.label_ids(named, len(named)), label_names=labels)

@@ -23,7 +23,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_agnews import batching, bundle, card, delta, loading, text_files
+from keras_agnews import batching, bundle, card, delta, loading, records, text_files
 from keras_agnews.augmentation import crop, cut_openings
 from keras_agnews.classifier import TextClassifier, softmax
 from keras_agnews.data import Dataset
@@ -125,13 +125,15 @@ def finetune(
             stacklevel=2,
         )
     frozen = [(layer, layer.trainable) for layer in nested_layers(classifier.model)]
+    run = None
     try:
         with mixed_precision(classifier, settings):
             run = _Run(classifier, settings, texts, labels, held, output, dtype, record or {}, base)
             return run.go(resume, progress)
     finally:
         set_trainable(frozen)
-        classifier.compile_default()  # a spent optimizer would teach nothing more
+        if run is not None:
+            classifier.compile_default()  # a spent optimizer would teach nothing more
 
 
 class _Full:
@@ -278,10 +280,14 @@ class _Run:
         self.teacher = Teacher(settings, classifier.labels, base)
         self.directory = None if output is None else expanded(output)
         self.dtype = dtype
-        self.record = {"rows": len(labels), "dtype": dtype, "backend": keras.backend.backend()}
+        self.record: dict[str, Any] = {"rows": len(labels), "max_length": classifier.max_length}
+        self.record |= {"dtype": dtype, "backend": keras.backend.backend()}
         if self.teacher.record is not None:
             self.record["teacher"] = self.teacher.record
         self.record |= record
+        # Now, too: what could not be written.
+        recipe = settings.record() | self.record
+        bundle.check_storable(dataclasses.replace(classifier.description, recipe=recipe))
         self.best_weights: list[np.ndarray] | None = None
         if held is not None and settings.validation_steps is not None:
             count = settings.validation_steps * settings.batch_size
@@ -405,6 +411,12 @@ class _Run:
         """
         assert self.directory is not None
         stored = bundle.read(self.directory)
+        there = stored.weights
+        if self.fit.closed and there and there.delta is None and there.dtype != self.dtype:
+            raise TrainingError(
+                f"{self.directory} has the finished model in {there.dtype}: start anew without "
+                f"resume, or load it and save_bundle it in {self.dtype}"
+            )
         rank, wanted = stored.recipe.get("delta_rank", 0), self.settings.delta_rank
         if stored.weights is None or stored.weights.delta is None:
             if wanted is not None or not self.fit.closed:
@@ -494,13 +506,18 @@ class _Run:
         settings = self.settings
         if settings.recipe != "lora":  # it only says how the result is stored
             settings = dataclasses.replace(settings, delta_rank=None)
-        # A path says nothing of what lies there.
-        teachers = {"teacher_sha256": self.teacher.sha256} if self.teacher.sha256 else {}
+        values = dataclasses.asdict(settings)
+        if self.teacher.sha256:
+            # A path says nothing of what lies there, and these say it all.
+            values["teacher_sha256"] = self.teacher.sha256
+            if all(map(any, self.teacher.sha256)):
+                del values["teacher"]
+        if (start := self.record.get("start")) is not None:
+            values["start"] = records.fingerprint(start)
         return {
             "backend": keras.backend.backend(),
             "model": self.classifier.description.name,
-            **dataclasses.asdict(settings),
-            **teachers,
+            **values,
             "data": digest.hexdigest()[:16],
         }
 

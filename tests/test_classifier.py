@@ -287,6 +287,52 @@ def test_what_has_been_trained_anew_does_not_tell_of_its_old_weights(tmp_path: P
     assert "minilm" not in card
 
 
+def test_a_fit_that_takes_no_step_changes_nothing() -> None:
+    clf = keras_agnews.load("tiny-transformer")
+    before, answers = clf.description, clf.predict(TEXTS)
+    clf.fit(TEXTS, LABELS, epochs=0, verbose=0)
+    with pytest.raises(AttributeError):
+        clf.fit(TEXTS, LABELS, callbacks=[5], verbose=0)
+    assert clf.description == before
+    np.testing.assert_array_equal(clf.predict(TEXTS), answers)
+    clf.fit(TEXTS, LABELS, verbose=0)
+    assert (clf.description.temperature, clf.description.results) == (1.0, ())
+
+
+def test_validation_has_batches_of_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    clf, sizes = keras_agnews.load("tiny-transformer", weights=None), []
+    dataset = type(clf).dataset
+
+    def seen(self: Any, texts: Any, labels: Any, size: int, *rest: Any, **options: Any) -> Any:
+        sizes.append(size)
+        return dataset(self, texts, labels, size, *rest, **options)
+
+    monkeypatch.setattr(type(clf), "dataset", seen)
+    options = {"validation_data": (TEXTS, LABELS), "verbose": 0}
+    clf.fit(TEXTS, LABELS, batch_size=4, validation_batch_size=2, **options)
+    clf.fit(TEXTS, LABELS, batch_size=4, **options)
+    assert sizes == [4, 2, 4, 4]
+
+
+@pytest.mark.once
+def test_weights_with_gaps_are_named(clf: Any) -> None:
+    ones = [1.0] * len(TEXTS)
+    for gap in (None, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"sample_weight\[2\] is (nan|inf), not a finite"):
+            clf.fit(TEXTS, LABELS, sample_weight=[*ones[:2], gap, *ones[3:]], verbose=0)
+        with pytest.raises(InputError, match=r"class_weight\['World'\] is (None|nan|inf), not"):
+            clf.fit(TEXTS, LABELS, class_weight={"World": gap}, verbose=0)
+    with pytest.raises(InputError, match=r"sample_weight\[0\]"):
+        clf.evaluate(TEXTS, LABELS, sample_weight=[float("nan"), *ones[1:]], verbose=0)
+
+
+@pytest.mark.once
+@pytest.mark.filterwarnings("ignore:.*new and untrained")
+def test_of_a_single_class_every_answer_is_right() -> None:
+    clf = keras_agnews.load("tiny-transformer", labels=["only"])
+    assert clf.evaluate(TEXTS, [0] * len(TEXTS), verbose=0)[1] == 1.0
+
+
 def test_the_description_keeps_to_what_the_model_is(clf: Any) -> None:
     before = clf.description
     for value in (0, -1.0, float("nan"), float("inf"), 200):

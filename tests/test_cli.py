@@ -746,6 +746,9 @@ def test_a_run_that_went_on_from_a_model_is_made_again_with_it(invoke, tmp_path)
     """The model that it started from taught it too: trained once, or found where one says."""
     from safetensors.numpy import load_file
 
+    import keras_agnews
+    from keras_agnews.recipes import make_recipe
+
     def train(start, output, *options, code=0):
         arguments = ("train", start, "--data", tmp_path / "rows.csv", "--output", tmp_path / output)
         return invoke(*arguments, *options, code=code)
@@ -761,16 +764,22 @@ def test_a_run_that_went_on_from_a_model_is_made_again_with_it(invoke, tmp_path)
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
     own = ("--epochs", 1, "--batch-size", 8, "--validation-fraction", 0.2)
     a, b = tmp_path / "a", tmp_path / "b"
-    train("tiny-transformer", "a", *own, "--weights", "none", "--learning-rate", 0.01)
-    train("tiny-transformer", "b", *own, "--weights", a, "--teacher", a, "--learning-rate", 1e-3)
+    anew = (*own, "--weights", "none", "--learning-rate", 0.01)
+    train("tiny-transformer", "a", *anew, "--max-length", 8)
+    taught = (*own, "--teacher", a, "--learning-rate", 1e-3)
+    train("tiny-transformer", "b", *taught, "--weights", a)
     record = bundle.read(b).recipe
     of_a = {"name": "tiny-transformer", "recipe": bundle.read(a).recipe}
     assert (record["start"], record["teacher"]) == (of_a, [of_a])
     assert str(tmp_path) not in json.dumps(record)
     shown = invoke("info", b).stdout
     assert re.search(r"^recipe\.start +another tiny-transformer \(recipe full\)$", shown, re.M)
-    # Who begins with such a model wants the rate to begin with.
-    assert bundle.read(b).untrained().recipe["learning_rate"] == 0.01
+    # Who begins anew with such a model wants the rate to begin with.
+    for weights, rate in ((None, 0.01), ("best", 1e-3)):
+        assert make_recipe(keras_agnews.load(b, weights=weights)).learning_rate == rate
+
+    errors = train("tiny-transformer", "b", *taught, "--resume", code=1).stderr
+    assert re.search("is of a run with start 'tiny-transformer [0-9a-f]{12}', not 'none'", errors)
 
     said = train(b, "again", "--recipe", "shipped").stderr
     assert said.count("to be trained first: tiny-transformer") == 1
@@ -789,7 +798,13 @@ def test_a_run_that_went_on_from_a_model_is_made_again_with_it(invoke, tmp_path)
     assert bundle.read(tmp_path / "d2").recipe["start"] == "tiny-transformer"
     assert_same(tmp_path / "d", tmp_path / "d2")
 
-    for place in ("none", "small-bert-L4", "best"):
+    # Neither what only has the name, nor on other rows.
+    train("tiny-transformer", "a2", *anew)
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows, rows[0]]), encoding="utf-8")
+    train("tiny-transformer", "f", *own, "--weights", a)
+    errors = train(tmp_path / "f", "e", "--recipe", "shipped", code=1).stderr
+    assert re.search("weights tiny.* cannot be trained again: its rows were others .*PATH", errors)
+    for place in ("none", "small-bert-L4", "best", tmp_path / "a2"):
         errors = train(b, "e", "--recipe", "shipped", "--weights", place, code=1).stderr
         assert f"--weights {place} contradicts" in errors
     config = json.loads((b / "config.json").read_text())
@@ -881,6 +896,16 @@ def test_a_run_starts_from_ones_own_model_and_its_rows_do_not_depend_on_the_seed
     assert options["record"]["start"] == {"name": "scratch", "recipe": {}}
     assert (held.texts, train.texts) == (other_held.texts, other_train.texts)
     assert "near-duplicates of them left out" in train.note
+    # Where a class is gone from the rows, it is said that the model will not know it.
+    three = [i for i, label in enumerate(labels) if label != 2]
+    fewer = dataclasses.replace(
+        rows,
+        texts=[texts[i] for i in three],
+        labels=np.array([labels[i] - (labels[i] == 3) for i in three], np.int32),
+        label_names=tuple(name for name in sorted(LABELS) if name != sorted(LABELS)[2]),
+    )
+    with pytest.warns(UserWarning, match=f"no row has the label {sorted(LABELS)[2]}: the model"):
+        runs.run(str(model), fewer, tmp_path / "out", plan)
     starts = {"minilm-L6": "pretrained", "tiny-transformer": "none"}
     for name, wanted in starts.items():
         assert runs.default_start(name, open_checkpoint(name).description) == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -23,11 +24,34 @@ def test_a_run_goes_back_to_its_first_model() -> None:
     )
 
 
-def test_what_suits_other_rows_is_how_the_first_model_was_begun() -> None:
-    assert records.for_other_rows(FIRST) == {"recipe": "full", "learning_rate": 1e-2}
+def test_what_suits_other_rows() -> None:
+    trial = FIRST | {"steps_per_epoch": 2, "validation_steps": 1, "epochs": 9, "max_length": 4}
+    assert records.for_other_rows(trial) == {"recipe": "full", "learning_rate": 1e-2, "epochs": 9}
     # The epochs it takes to learn from a teacher are no others'.
-    assert records.for_other_rows(THIRD) == {"recipe": "full", "learning_rate": 1e-2}
-    assert records.for_other_rows(SECOND | {"start": "pretrained"})["learning_rate"] == 1e-4
+    assert records.for_other_rows(TAUGHT) == {"recipe": "full", "learning_rate": 1e-2}
+
+
+def test_forebears_are_recorded_four_generations_back() -> None:
+    """Where each has learned of what it started from, they would double each time."""
+    recipe, sizes = FIRST, []
+    for i in range(12):
+        before = records.of_model("tiny-transformer", recipe)
+        recipe = FIRST | {"seed": i, "start": before, "teacher": [before, "minilm-L6"]}
+        sizes.append(len(json.dumps(recipe)))
+        records.check(recipe)
+    assert sizes[0] < sizes[2] < sizes[5] <= sizes[-1] < sizes[5] + 100 < 10_000
+    seeds = [one.get("seed") for one in records.lineage(recipe)]
+    assert seeds == [11, 10, 9, 8, 7], "what is older has a name alone"
+
+
+def test_a_run_is_known_again_whatever_machine_it_is_repeated_on() -> None:
+    cost = {"minutes": 3.5, "device": "CPU", "backend": "jax"}
+    here = records.of_model("a", THIRD)
+    there = {"name": "a", "recipe": THIRD | cost}
+    there["recipe"]["start"] = {"name": "second", "recipe": SECOND | cost}
+    assert records.fingerprint(here) == records.fingerprint(there)
+    others = [records.of_model("b", THIRD), records.of_model("a", THIRD | {"seed": 8}), "a"]
+    assert len({records.fingerprint(one) for one in [here, *others]}) == 4
 
 
 def test_models_are_shown_by_name() -> None:

@@ -606,6 +606,56 @@ def test_mixed_precision_trains_and_leaves_float32_behind(
     assert clf.encoder.compute_dtype == "float32"
 
 
+@pytest.mark.once
+def test_a_model_that_computes_in_bfloat16_is_trained_so_unless_told() -> None:
+    from keras_agnews.inference import computes_in_bfloat16
+
+    options = {**OPTIONS, "epochs": 1}
+    found = {}
+    for wanted in (None, False, True):
+        clf = keras_agnews.load("tiny-transformer", mixed_precision=wanted is not True)
+        keras_agnews.finetune(clf, (TEXTS, LABELS), mixed_precision=wanted, **options)
+        found[wanted] = weights(clf)
+        assert clf.description.recipe["mixed_precision"] == (wanted is not False)
+        assert computes_in_bfloat16(clf.model) == (wanted is not True), "as it was"
+    plain = keras_agnews.load("tiny-transformer")
+    keras_agnews.finetune(plain, (TEXTS, LABELS), **options)
+    assert all(map(np.array_equal, found[False], weights(plain)))
+    assert all(map(np.array_equal, found[None], found[True]))
+    assert not all(map(np.array_equal, found[None], found[False]))
+
+
+@pytest.mark.once
+def test_what_could_not_be_recorded_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    import keras
+
+    clf = fresh_model()
+    clf.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(True))
+    optimizer, before = clf.optimizer, weights(clf)
+    for record, message in (
+        ({"data": tmp_path}, "cannot be written: .*PosixPath"),
+        ({"start": {"path": "x"}}, "recipe.start has no name"),
+        ({"data": "x" * 2_000_000}, "config.json would have 2,0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            keras_agnews.finetune(
+                clf, (TEXTS, LABELS), output=tmp_path / "m", record=record, **OPTIONS
+            )
+    assert not (tmp_path / "m").exists()
+    assert all(map(np.array_equal, before, weights(clf)))
+    assert clf.optimizer is optimizer, "nothing has begun"
+
+
+@pytest.mark.once
+def test_a_finished_run_is_not_said_to_be_stored_as_it_is_not(tmp_path: Path) -> None:
+    options = {**OPTIONS, "epochs": 1, "output": tmp_path, "resume": True}
+    keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), **options)
+    with pytest.raises(TrainingError, match=r"model in float32: .* save_bundle it in float16"):
+        keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), dtype="float16", **options)
+    with pytest.raises(InputError, match="word_dropout is nothing to recipe 'head'"):
+        keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), recipe="head", word_dropout=0.1)
+
+
 @pytest.mark.parametrize("recipe", ["full", pytest.param("head", marks=pytest.mark.once)])
 def test_a_gru_is_trained_by_the_same_recipes(recipe: str, tmp_path: Path) -> None:
     import keras
