@@ -53,9 +53,7 @@ class Teacher:
             pin = description.weights
             self.sha256.append([] if pin is None else [pin.sha256, pin.delta_sha256])
             taught.append(loading.record(source))
-        self.record: str | list[str | dict[str, Any]] | None = taught or None
-        if all(isinstance(one, str) for one in taught):
-            self.record = ",".join(map(str, taught)) or None
+        self.record = taught or None
 
     @functools.cached_property
     def classifiers(self) -> list[TextClassifier]:

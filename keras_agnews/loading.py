@@ -198,22 +198,18 @@ def open_checkpoint(
     return checkpoint
 
 
-def is_published(source: str) -> bool:
-    """Whether a source means the same elsewhere: a name of the zoo, or an address on the Hub."""
-    return registry.find(source) is not None or source.startswith(hub.SCHEME)
-
-
 def record(source: str) -> str | dict[str, Any]:
     """What a bundle's `recipe` says of a model that its run had, as `records` reads it.
 
-    Not a path, which says nothing elsewhere and is nobody's business, but how one gets the same.
+    Not where it lies, which says nothing elsewhere, or another day, but how one gets the same: its
+    recipe, and of what the Hub has the commit.
     """
-    if registry.find(source) is not None:
-        return source
     description = open_checkpoint(source).description
     if source.startswith(hub.SCHEME):
         origin = description.source
         return f"{hub.SCHEME}{origin['repository']}@{origin['revision']}" if origin else source
+    if registry.find(source) is not None and "rows" not in description.recipe:
+        return source  # what is pinned there
     return records.of_model(description.name, description.recipe)
 
 

@@ -32,8 +32,8 @@ class RecordedModel:
     """A model that a run has learned of or started from.
 
     Attributes:
-        name: of a model of the zoo or on the Hub.
-        recipe: what its own bundle said under `recipe`, where it is a model on somebody's disk.
+        name: the model's, or its address on the Hub.
+        recipe: what its own bundle said under `recipe`; `None` where the name says it all.
     """
 
     name: str
@@ -42,7 +42,7 @@ class RecordedModel:
     def __str__(self) -> str:
         if self.recipe is None:
             return self.name
-        return f"another {self.name} (recipe {self.recipe.get('recipe', 'unknown')})"
+        return f"{self.name} (recipe {self.recipe.get('recipe', 'unknown')})"
 
 
 def teachers(recipe: dict[str, Any]) -> tuple[RecordedModel, ...]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_agnews import data, loading, records, registry
+from keras_agnews import data, hub, loading, records, registry
 from keras_agnews.bundle import Bundle
 from keras_agnews.data import Dataset
 from keras_agnews.errors import InputError
@@ -133,18 +133,24 @@ def _lies_there(place: str, model: RecordedModel) -> bool:
         return (there if isinstance(there, str) else there["name"]) == model.name
     if not model.recipe:  # of which nothing is known, and the name may be that of a directory
         return not there["recipe"]
-    known = {"name": model.name, "recipe": model.recipe}
-    return records.fingerprint(there) == records.fingerprint(known)
+    return records.fingerprint(there) == _fingerprint(model)
+
+
+def _fingerprint(model: RecordedModel) -> str:
+    return records.fingerprint({"name": model.name, "recipe": model.recipe})
 
 
 def _source(model: RecordedModel, option: str, run: dict[str, Any]) -> str | Bundle:
-    """Where a model is that a run had; or, of one that is nowhere else, what trains it again."""
-    if model.recipe is None and loading.is_published(model.name):
+    """Where a model is that a run had; or, where the zoo has it no longer, what trains it again."""
+    if model.recipe is None and model.name.startswith(hub.SCHEME):
         return model.name
     try:
-        if model.recipe is None or registry.find(model.name) is None:
+        if registry.find(model.name) is None:
             raise InputError("it is not in the zoo")
         entry = loading.open_checkpoint(model.name).description
+        here = records.of_model(entry.name, entry.recipe)
+        if model.recipe is None or records.fingerprint(here) == _fingerprint(model):
+            return model.name
         again = dataclasses.replace(entry, recipe=model.recipe)
         recorded_plan(again, {})  # now, not when the others are trained
         if model.recipe.get("data") != run.get("data"):

@@ -56,8 +56,8 @@ def test_a_run_is_known_again_whatever_machine_it_is_repeated_on() -> None:
 
 def test_models_are_shown_by_name() -> None:
     shown = records.in_words(THIRD | {"teacher": ["minilm-L6", {"name": "b", "recipe": {}}]})
-    assert shown["start"] == "another second (recipe lora)"
-    assert shown["teacher"] == "minilm-L6, another b (recipe unknown)"
+    assert shown["start"] == "second (recipe lora)"
+    assert shown["teacher"] == "minilm-L6, b (recipe unknown)"
     assert shown["seed"] == 7
 
 
