@@ -36,7 +36,8 @@ class Row(Cell):
         mfu: the share that the one is of the other.
         tokens_per_second: of the entry's tokenizer, padding not counted.
         padding: share of the computed positions that hold no token.
-        agreement: share of the texts with the label that our first backend gives.
+        agreement: share of the texts with the label that our first backend gives, in float32
+            where that was measured beside it.
         difference: the largest distance between a probability here and there.
         accuracy: share of right labels on these texts, where the weights are trained.
         start_s: from the start of a process to its first answer.
@@ -153,15 +154,15 @@ def merge_accuracies(file: Path, names: Sequence[str], new: Iterable[dict[str, s
     """Put rows with these columns into a file; a row of the same model is replaced, others stay.
 
     So does a figure where the new row has none, e.g. of what is not installed this time, and the
-    spread over more runs where the weights are the same. The entries come by their size, then what
-    has none.
+    spread over more runs where the weights are the same, as accuracy and F1 tell. The entries come
+    by their size, then what has none.
     """
     kept = {row["model"]: row for row in _accuracies(file)}
     for row in new:
         old = kept.get(row["model"], {})
         if not row.get("accuracy") and old.get("accuracy"):
             continue
-        same = row.get("accuracy") == old.get("accuracy")
+        same = all(row.get(name) == old.get(name) for name in ("accuracy", "macro_f1"))
         if same and int(row.get("seeds") or 0) < int(old.get("seeds") or 0):
             row = row | {name: old[name] for name in ("accuracy_min", "accuracy_max", "seeds")}
         kept[row["model"]] = row

@@ -203,7 +203,7 @@ class Runner:
             for cell in list(children):
                 if (answer := attempt(cell, "end", self._limit(2))) is not None:
                     facts[cell] = answer
-        # What less precision answers otherwise is to be seen, not what it answers alike.
+        # With float32, where there is one: so the agreement tells what less precision costs.
         ours = [cell for cell in group if cell in facts and cell.competitor == OURS]
         reference = min(ours, key=lambda cell: cell.precision != "float32", default=None)
         return [
@@ -296,7 +296,7 @@ class Runner:
         return lengths, passes * work, origin
 
     def _compare(self, cell: Cell, reference: Cell | None) -> dict[str, Any]:
-        """How the answers compare with the first of ours, if one came, and with the right ones."""
+        """How the answers compare with the reference's, if there is one, and the right ones."""
         entry, file = self.entries[cell.entry], self._scores_file(cell)
         every = Texts.read(entry.directory)
         count = cells.text_count(cell, self.quick, self.gpu)

@@ -468,7 +468,7 @@ def _install(directory: Path, stage: Callable[[Path, Path, Path], Bundle]) -> Bu
 
 
 def _replace(directory: Path, stage: Callable[[Path, Path, Path], Bundle], alone: bool) -> Bundle:
-    token = f".{uuid.uuid4().hex[:8]}"
+    before, token = _weights_beside(directory), f".{uuid.uuid4().hex[:8]}"
     weights, words = directory / (token + WEIGHTS_FILE), directory / (token + VOCABULARY_FILE)
     try:
         final = stage(weights, words, directory / f"{token}scratch")
@@ -488,6 +488,9 @@ def _replace(directory: Path, stage: Callable[[Path, Path, Path], Bundle], alone
         for path, name in staged:
             _replace_by_copy(path, directory / name)
         write_json(directory / CONFIG_FILE, final.to_dict())
+        # Such as whole weights, where the model is a difference now.
+        if before in {WEIGHTS_FILE, DELTA_FILE} - {final.weights and final.weights.beside}:
+            (directory / before).unlink(missing_ok=True)
     finally:
         # Ours, and what an earlier write that was killed may have left; not another writer's.
         named = _named_files(directory)
@@ -510,7 +513,9 @@ def check_storable(bundle: Bundle) -> None:
         raise InputError(f"{bundle.name} cannot be written: {error}") from error
     # What is still to come is the pin, and names of files that are passing.
     if size > MAX_BYTES - 4096:
-        raise InputError(f"config.json would have {size:,} bytes: give fewer or shorter labels")
+        raise InputError(
+            f"config.json would have {size:,} bytes: give fewer or shorter labels or records"
+        )
 
 
 def _storable(
@@ -549,6 +554,14 @@ def _named_files(directory: Path) -> set[str]:
         return set()
     weights = bundle.weights
     return {bundle.vocabulary_file, *((weights.file, weights.delta or "") if weights else ())}
+
+
+def _weights_beside(directory: Path) -> str:
+    try:
+        weights = read(directory).weights
+    except BundleError:
+        return ""
+    return (weights and weights.beside) or ""
 
 
 def _replace_by_copy(path: Path, target: Path) -> None:

@@ -425,6 +425,8 @@ class TextClassifier(keras.Model):
                 **kwargs,
             )
         finally:
+            # Before 3.10, Keras leaves variables without values on JAX where it is interrupted.
+            getattr(self, "jax_state_sync", lambda: None)()
             if self._steps() == steps:  # none was taken: the weights are what they were
                 self._description = before
 
@@ -575,8 +577,14 @@ class TextClassifier(keras.Model):
             rank: of the kernels' differences in the mean; what training moved more gets more.
 
         Returns: the directory.
+
+        Raises: `InputError` for a model that pins no base, and a base that is none of it.
         """
         root, record = expanded(directory), self._description
+        if base is not None and (record.pretrained is None or not record.pretrained.sha256):
+            raise InputError(f"{record.name} pins no base, to which a difference could be written")
+        if type(rank) is not int or rank < 1:
+            raise InputError(f"rank must be a positive integer, not {rank!r}")
         arrays = self.arrays()
         change = None if base is None else delta.difference(arrays, base, rank)
         card.write(

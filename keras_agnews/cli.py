@@ -50,6 +50,8 @@ class _Commands(click.Group):
     """Turns what can go wrong outside this program into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if sys.stderr is None:  # or click would put errors among the results
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115
         if sys.stdout is None:  # closed before the start
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
         elif isinstance(sys.stdout, io.TextIOWrapper):
@@ -528,7 +530,7 @@ def evaluate(
             "calibration_error": error,
             "documents_per_second": speed,
         }
-        _record(name, f"{dataset.name} test", measured, len(dataset.texts))
+        _record(name, f"{dataset.name} test", measured, len(dataset.texts), mixed_precision)
     per_class = {
         label: {**result.of_class(i), "rows": int(result.confusion[i].sum())}
         for label, i in index.items()
@@ -604,18 +606,22 @@ def _report(clf: TextClassifier, dataset: Dataset, predictions: list[Prediction]
     return report_page(answers, clf.description.name, dataset.name)
 
 
-def _record(name: str, data: str, measured: dict[str, float], rows: int) -> None:
+def _record(name: str, data: str, measured: dict[str, float], rows: int, bfloat16: bool) -> None:
     """Put figures into a bundle's `config.json`, in place of older ones on the same data."""
+    precision = {"precision": "bfloat16"} if bfloat16 else {}
     directory = registry.locate(name)
     new: list[dict[str, Any]] = [
-        {"data": data, "rows": rows, "metric": metric, "value": round(value, 4)}
+        {"data": data, "rows": rows, "metric": metric, "value": round(value, 4)} | precision
         for metric, value in measured.items()
     ]
     new[-1] |= {"value": round(new[-1]["value"]), "backend": os.environ["KERAS_BACKEND"]}
     with locked(directory):
         description = bundle.read(directory)
-        kept = [row for row in description.results if row.get("data") != data]
-        description = dataclasses.replace(description, results=(*new, *kept))
+        same = data, precision.get("precision")
+        kept = [x for x in description.results if (x.get("data"), x.get("precision")) != same]
+        # Those of float32 are the model's, and stand before.
+        results = (*kept, *new) if bfloat16 else (*new, *kept)
+        description = dataclasses.replace(description, results=results)
         text_files.write_json(directory / bundle.CONFIG_FILE, description.to_dict())
 
 
@@ -675,7 +681,7 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
     "--recipe",
     type=click.Choice(("full", "head", "lora", "shipped")),
     help="Train everything; or freeze the encoder and train the head; or train low-rank updates "
-    "and store these; or repeat how a model of the zoo was made.",
+    "and store these; or repeat how the model was made.",
 )
 @click.option("--epochs", type=click.IntRange(min=1))
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="TEXTS")

@@ -10,6 +10,7 @@ fine-tune's difference.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,11 @@ def difference(
     left = dict(tuned)
     tensors: dict[str, np.ndarray] = {}
     kernels: dict[str, np.ndarray] = {}
+    if isinstance(base, (str, os.PathLike)):
+        raise InputError("base must be names and values: loading.open_base(...).arrays(...)")
     for name, value in base:
+        if name not in left:
+            raise InputError(f"the base has {name!r}, which the model has not")
         change = left.pop(name).astype(np.float32) - value
         if not change.any():
             continue  # as `apply` reads it

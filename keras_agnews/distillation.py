@@ -31,7 +31,8 @@ class Teacher:
     Attributes:
         record: what a bundle's `recipe` says of them, as `records.teachers` reads it; `None`
             for none.
-        sha256: of each one's weights, and of its difference to a base, as its config has them.
+        marks: by what each one's answers are known: the sums of its weights and of its difference
+            to a base, as its config has them, and its temperature.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Teacher:
     ) -> None:
         self._settings, self._labels, self._base = settings, labels, base
         taught: list[str | dict[str, Any]] = []
-        self.sha256: list[list[str | None]] = []
+        self.marks: list[dict[str, Any]] = []
         for source in settings.teachers:
             description = loading.open_checkpoint(source).description
             if set(description.labels) != set(labels):
@@ -51,8 +52,9 @@ class Teacher:
                     f"not {', '.join(labels)}"
                 )
             pin = description.weights
-            self.sha256.append([] if pin is None else [pin.sha256, pin.delta_sha256])
-            taught.append(loading.record(source))
+            sums = [] if pin is None else [pin.sha256, pin.delta_sha256]
+            self.marks.append({"sha256": sums, "temperature": description.temperature})
+            taught.append(loading.recorded_as(source).written)
         self.record = taught or None
 
     @functools.cached_property

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_agnews import text_files
+from keras_agnews import inference, text_files
 from keras_agnews.configs import GruConfig
 from keras_agnews.errors import InputError, require
 from keras_agnews.exporters import huggingface, onnx
@@ -107,6 +107,8 @@ def _tflite(classifier: Any, path: Path) -> None:
             f"a TensorFlow Lite model is written by Keras on TensorFlow, not on {backend}: "
             "save_bundle here, then load and export with KERAS_BACKEND=tensorflow"
         )
+    if inference.computes_in_bfloat16(classifier.model):
+        raise InputError("TensorFlow Lite has no bfloat16: load it without mixed_precision")
     classifier.check_whole()
 
     def write(passing: Path) -> None:
@@ -124,6 +126,8 @@ def _tflite(classifier: Any, path: Path) -> None:
 
 def _network(classifier: Any, path: Path, write: Callable[[Path], None]) -> None:
     """A file from token ids, by a rename, and beside it what makes them of texts, if it can be."""
+    if path.is_dir():
+        raise InputError(f"{path} is a directory: give the name of a file")
     tokenizer, beside = classifier.tokenizer, path.with_name(huggingface.TOKENIZER_FILE)
     pieces = isinstance(tokenizer, WordPieceTokenizer)
     whole = huggingface.tokenizer_json(tokenizer, whole=True) if pieces else None

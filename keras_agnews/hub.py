@@ -453,6 +453,7 @@ def verify(
         DownloadError: a file is not what the Hub has.
         BundleError: a file is not what the bundle says.
         NotFoundError: as `download`.
+        InputError: a revision of what is no address.
     """
     if isinstance(source, str) and source.startswith(SCHEME):
         snapshot = download(source, revision=revision, repair=False)
@@ -462,6 +463,8 @@ def verify(
             "revision": snapshot.revision,
         }
     else:
+        if revision is not None:
+            raise InputError(f"revision {revision!r} goes with an hf:// address, not with {source}")
         directory = registry.locate(source)
         if not (directory / bundle.CONFIG_FILE).is_file():
             raise NotFoundError(f"{directory} is neither a model's directory nor an address")

@@ -398,6 +398,10 @@ class SelfAttention(_Layer):
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         super().__init__(arguments, **kwargs)
+        if key_size is None and hidden_size % heads:
+            raise InputError(
+                f"hidden_size {hidden_size} is no multiple of heads {heads}: give key_size"
+            )
         self._width = key_size or hidden_size // heads
         self.query = self._dense(heads * self._width, "query")
         self.key = self._dense(heads * self._width, "key")

@@ -24,6 +24,7 @@ from keras_agnews.importers import huggingface, keras_hub, tfhub
 from keras_agnews.inference import compute_in_bfloat16
 from keras_agnews.layers import weights_follow
 from keras_agnews.models import initial_value
+from keras_agnews.records import RecordedModel
 from keras_agnews.tokenizers import Tokenizer
 
 
@@ -157,6 +158,7 @@ def load(
     if changes:
         try:
             target = Bundle.from_dict(target.to_dict() | changes)
+            target.make_tokenizer(tokenizer.vocabulary)
         except BundleError as error:
             raise InputError(str(error)) from None
     classifier = _assemble(target, target.make_tokenizer(tokenizer.vocabulary), checkpoint)
@@ -198,19 +200,25 @@ def open_checkpoint(
     return checkpoint
 
 
-def record(source: str) -> str | dict[str, Any]:
-    """What a bundle's `recipe` says of a model that its run had, as `records` reads it.
+def recorded_as(source: str) -> RecordedModel:
+    """How a bundle's `recipe` records a model that its run had.
 
-    Not where it lies, which says nothing elsewhere, or another day, but how one gets the same: its
-    recipe, and of what the Hub has the commit.
+    Not by where it lies, which says nothing elsewhere, or another day, but by how one gets the
+    same: its own recipe, or its weights' sum where that tells of no run; of what is on the Hub the
+    commit.
     """
     description = open_checkpoint(source).description
     if source.startswith(hub.SCHEME):
         origin = description.source
-        return f"{hub.SCHEME}{origin['repository']}@{origin['revision']}" if origin else source
-    if registry.find(source) is not None and "rows" not in description.recipe:
-        return source  # what is pinned there
-    return records.of_model(description.name, description.recipe)
+        return RecordedModel(f"{origin['repository']}@{origin['revision']}" if origin else source)
+    name, recipe, pin = description.name, description.recipe, description.weights
+    if registry.find(source) is not None:
+        if "rows" not in recipe:
+            return RecordedModel(source)
+        name = source
+    elif "rows" not in recipe and pin is not None and pin.sha256:
+        recipe = recipe | {"weights_sha256": pin.delta_sha256 or pin.sha256}
+    return RecordedModel(name, recipe)
 
 
 def open_base(description: Bundle, base: str | os.PathLike[str] | None = None) -> Checkpoint:

@@ -138,6 +138,8 @@ class _Job:
                 raise InputError(f"{file} is a link that leads out of {directory}: copy the file")
         self.card = card.read(own) if own.is_file() else None
         self.names = f"{bundle.CARD_FILE} of {self.address}", str(own)
+        # What is wrong with it is told before there is a repository.
+        card.render(self.description, self.address, self.card, self.license, self.names[1])
 
     def run(self) -> Pushed:
         """Push, tag, and say what was done."""
@@ -146,7 +148,7 @@ class _Job:
         if there is None:
             return Pushed(self.address, "", {p: _size(c) for p, c in self.files.items()})
         changed = self._changed(there)
-        if self.tag and not self.dry_run:
+        if self.tag:
             self._check_tag(there.revision if not changed else "")
         pushed = Pushed(self.address, there.revision, {p: _size(c) for p, c in changed.items()})
         if self.dry_run:
@@ -211,7 +213,8 @@ class _Job:
                         path, content if isinstance(content, bytes) else str(content)
                     )
                     for path, content in changed.items()
-                ],
+                ]
+                + [client.CommitOperationDelete(path) for path in self._stale(there)],
                 commit_message=self.message,
                 revision=self.branch,
                 create_pr=self.create_pr,
@@ -248,6 +251,11 @@ class _Job:
             for path, content in self.files.items()
             if not there.sums.get(path) or not hub.matches(content, there.sums[path])
         }
+
+    def _stale(self, there: hub.Listing) -> list[str]:
+        """Weights there that the model no longer has, now that it is stored otherwise."""
+        weights = {bundle.WEIGHTS_FILE, bundle.DELTA_FILE}
+        return sorted((weights & there.sums.keys()) - self.files.keys())
 
     def _card(self, there: hub.Listing | None) -> str:
         """The card that comes of this one and the Hub's."""

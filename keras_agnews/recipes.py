@@ -105,8 +105,6 @@ class Recipe:
             for name in ("teacher_embeddings", "pretrain_epochs"):
                 if getattr(self, name):
                     raise InputError(f"{name} changes what recipe {self.recipe!r} freezes")
-        if self.recipe == "head" and self.word_dropout:
-            raise InputError("word_dropout is nothing to recipe 'head', which reads each text once")
 
     def record(self) -> dict[str, Any]:
         """The fields that play a part, from which `Recipe(**record)` is the same."""
@@ -153,7 +151,7 @@ def make_recipe(classifier: TextClassifier, recipe: str | None = None, **options
     """The entry's recipe with what `options` has that is not `None`.
 
     An entry's teacher, and the epochs that it took to learn from one, are its own: they are not
-    taken over.
+    taken over. What computes in bfloat16 is trained so.
     """
     known = {field.name for field in dataclasses.fields(Recipe)}
     if unknown := sorted(set(options) - known):
@@ -169,6 +167,8 @@ def make_recipe(classifier: TextClassifier, recipe: str | None = None, **options
         for name, value in options.items()
         if value is not None
     }
+    if kind == "head" and given.get("word_dropout"):
+        raise InputError("word_dropout is nothing to recipe 'head', which reads each text once")
     if "teacher" in given:
         given["teacher"] = _joined(given["teacher"])
     return Recipe(**{**_KIND_DEFAULTS.get(kind, {}), **entry, **given, "recipe": kind})
@@ -189,6 +189,8 @@ def shipped_recipe(description: Bundle) -> Recipe:
     values = {name: value for name, value in recorded.items() if name in known}
     if teachers := records.teachers(recorded):
         values["teacher"] = ",".join(teacher.name for teacher in teachers)
+    if values.get("recipe") == "head":
+        values["word_dropout"] = 0.0  # whatever was said of it: it was nothing
     return Recipe(**values)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,28 @@ class RecordedModel:
     def __str__(self) -> str:
         if self.recipe is None:
             return self.name
-        return f"{self.name} (recipe {self.recipe.get('recipe', 'unknown')})"
+        kind, seed = (self.recipe.get(key, "unknown") for key in ("recipe", "seed"))
+        return f"{self.name} (recipe {kind}, seed {seed})"
+
+    @property
+    def written(self) -> str | dict[str, Any]:
+        """As a recipe has it; of distant forebears there is no recipe within."""
+        if self.recipe is None:
+            return self.name
+        return {"name": self.name, "recipe": _shortened(self.recipe, _GENERATIONS - 1)}
+
+    @property
+    def fingerprint(self) -> str:
+        """What two records of one model have in common, whatever machine repeated its run.
+
+        Of the models that it had itself the names count, since a record may have lost the rest.
+        """
+        if self.recipe is None:
+            return self.name
+        named = _with_models(self.recipe, lambda model: model.name)
+        known = {key: value for key, value in named.items() if key not in _OF_THE_MACHINE}
+        digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+        return f"{self.name} {digest[:12]}"
 
 
 def teachers(recipe: dict[str, Any]) -> tuple[RecordedModel, ...]:
@@ -80,47 +102,11 @@ def check(recipe: dict[str, Any]) -> None:
         unread += [model.recipe for model in (start(one), *teachers(one)) if model and model.recipe]
 
 
-def of_model(name: str, recipe: dict[str, Any]) -> dict[str, Any]:
-    """How a recipe records a model with this recipe; of its distant forebears it has no recipe."""
-    return {"name": name, "recipe": _without_distant(recipe, _GENERATIONS - 1)}
-
-
-def _without_distant(recipe: dict[str, Any], generations: int) -> dict[str, Any]:
-    def shortened(recorded: Any) -> Any:
-        if not isinstance(recorded, dict):
-            return recorded
-        own = _without_distant(recorded["recipe"] or {}, generations - 1) if generations else {}
-        return recorded | {"recipe": own}
-
-    kept = dict(recipe)
-    if isinstance(kept.get("start"), dict):
-        kept["start"] = shortened(kept["start"])
-    if isinstance(kept.get("teacher"), list):
-        kept["teacher"] = [shortened(one) for one in kept["teacher"]]
-    return kept
-
-
-def fingerprint(recorded: str | dict[str, Any]) -> str:
-    """What two records of one model have in common, whatever machine repeated its run."""
-    if isinstance(recorded, str):
-        return recorded
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items() if k not in _OF_THE_MACHINE}
-        return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-    text = json.dumps(plain(recorded), sort_keys=True)
-    return f"{recorded['name']} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
 def in_words(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe to be shown: the models that the run had by name."""
-    words = dict(recipe)
-    if (model := start(recipe)) is not None:
-        words["start"] = str(model)
-    if models := teachers(recipe):
-        words["teacher"] = ", ".join(map(str, models))
+    words = _with_models(recipe, str)
+    if teachers(recipe):
+        words["teacher"] = ", ".join(words["teacher"])
     return words
 
 
@@ -129,6 +115,27 @@ def for_other_rows(recipe: dict[str, Any]) -> dict[str, Any]:
     # It takes more epochs to learn from a teacher.
     dropped = _OF_THE_RUN | ({"epochs"} if recipe.get("teacher") else set())
     return {key: value for key, value in recipe.items() if key not in dropped}
+
+
+def _with_models(
+    recipe: dict[str, Any], write: Callable[[RecordedModel], str | dict[str, Any]]
+) -> dict[str, Any]:
+    kept = dict(recipe)
+    if (model := start(recipe)) is not None:
+        kept["start"] = write(model)
+    if models := teachers(recipe):
+        kept["teacher"] = [write(model) for model in models]
+    return kept
+
+
+def _shortened(recipe: dict[str, Any], generations: int) -> dict[str, Any]:
+    def written(model: RecordedModel) -> str | dict[str, Any]:
+        if model.recipe is None:
+            return model.name
+        own = _shortened(model.recipe, generations - 1) if generations else {}
+        return {"name": model.name, "recipe": own}
+
+    return _with_models(recipe, written)
 
 
 def _model(recorded: Any, where: str) -> RecordedModel:

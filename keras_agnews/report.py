@@ -276,7 +276,7 @@ def _mistakes(answers: Answers) -> str:
         return "<p>There are none.</p>"
     items = "".join(
         f'<li><p class="verdict"><span class="of">{escape(answers.label_names[answers.labels[i]])}'
-        f'</span> <span aria-label="answered with">&rarr;</span> '
+        f'</span> <span role="img" aria-label="answered with">&rarr;</span> '
         f"<b>{escape(answers.label_names[answers.best[i]])}</b> "
         f"<span>{_percent(answers.score[i])}</span></p>"
         f'<p class="quote" dir="auto">{escape(answers.texts[i])}</p></li>'

@@ -170,6 +170,8 @@ class ResumableFit:
             except (KeyError, ValueError):
                 raise TrainingError(f"{self.path} is not a checkpoint of a training run") from None
             for name, value in self.identity.items():
+                if name == "start" and name not in identity:
+                    continue  # of a run of an older version, or from Python
                 if identity.get(name) != value:
                     raise TrainingError(
                         f"{self.path} is of a run with {name} {identity.get(name)!r}, not "

@@ -78,7 +78,7 @@ def recorded_plan(description: Bundle, given: dict[str, Any]) -> Plan:
     Raises: `InputError` for a model that records no run, or none that can be repeated.
     """
     recipe, recorded = dataclasses.asdict(shipped_recipe(description)), description.recipe
-    if recorded.get("start") is None:
+    if recorded.get("start") in (None, "best", "another model"):  # as an older version wrote
         raise InputError(f"{description.name} does not record what its training started from")
     fraction = recorded.get("validation_fraction")
     if fraction is None:
@@ -123,43 +123,45 @@ def _lie_there(places: Sequence[str], models: Sequence[RecordedModel]) -> bool:
 
 
 def _lies_there(place: str, model: RecordedModel) -> bool:
-    """Whether a recorded model is at this place, or one that is as good as it by its own record."""
+    """Whether a recorded model is at this place, as far as the record says.
+
+    The name of one of the zoo stands for whatever that has under this name now.
+    """
     if place == "best" or place in STARTS:
         return False
     if place == model.name:
         return True
-    there = loading.record(place)
-    if isinstance(there, str) or model.recipe is None:
-        return (there if isinstance(there, str) else there["name"]) == model.name
+    there = loading.recorded_as(place)
+    if model.recipe is None or there.recipe is None:
+        return there.name == model.name
     if not model.recipe:  # of which nothing is known, and the name may be that of a directory
-        return not there["recipe"]
-    return records.fingerprint(there) == _fingerprint(model)
-
-
-def _fingerprint(model: RecordedModel) -> str:
-    return records.fingerprint({"name": model.name, "recipe": model.recipe})
+        return not there.recipe
+    return there.fingerprint == model.fingerprint
 
 
 def _source(model: RecordedModel, option: str, run: dict[str, Any]) -> str | Bundle:
-    """Where a model is that a run had; or, where the zoo has it no longer, what trains it again."""
+    """Where a model is that a run had; or, where the zoo has it not, what trains it again."""
     if model.recipe is None and model.name.startswith(hub.SCHEME):
         return model.name
     try:
         if registry.find(model.name) is None:
             raise InputError("it is not in the zoo")
         entry = loading.open_checkpoint(model.name).description
-        here = records.of_model(entry.name, entry.recipe)
-        if model.recipe is None or records.fingerprint(here) == _fingerprint(model):
+        here = RecordedModel(model.name, entry.recipe)
+        if model.recipe is None or here.fingerprint == model.fingerprint:
             return model.name
         again = dataclasses.replace(entry, recipe=model.recipe)
         recorded_plan(again, {})  # now, not when the others are trained
         if model.recipe.get("data") != run.get("data"):
             raise InputError(f"its rows were others ({model.recipe.get('data')})")
     except InputError as error:
+        reason: BaseException = error
+        while isinstance(reason.__cause__, InputError):  # of a model that this one had
+            reason = reason.__cause__
         raise InputError(
-            f"the recorded {option} {model.name} cannot be trained again: {error}; "
+            f"the recorded {option} {model.name} cannot be trained again: {reason}; "
             f"--{option} PATH says where it is"
-        ) from None
+        ) from error
     return again
 
 
@@ -238,7 +240,9 @@ def run(
     named = [rows.label_names[i] for i in rows.labels.tolist()]
     rows = dataclasses.replace(rows, labels=clf.label_ids(named, len(named)), label_names=labels)
     fraction = plan.validation_fraction if held_out is None else None
-    origin = start if start in STARTS else loading.record(name if start == "best" else start)
+    origin: Any = start
+    if start not in STARTS:
+        origin = loading.recorded_as(name if start == "best" else start).written
     if held_out is None:
         # The same rows whatever the seed, so that runs with several can be compared.
         similarity = _NEAR_DUPLICATES if set(labels) == set(data.LABELS) else 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +41,9 @@ def read_lines(stream: BinaryIO) -> Iterator[list[str]]:
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:
     """What a slow writer has written, at once; of a fast one, about `_READ_BYTES` at a time."""
     read: Callable[[int], bytes] = stream.read1  # type: ignore[attr-defined]
+    # A parent may have left its pipe so that what is not there yet reads as the end.
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        os.set_blocking(stream.fileno(), True)
     while chunk := read(_READ_BYTES):
         parts, size, end = [chunk], len(chunk), time.monotonic() + _LONGEST
         # A pipe holds 64 KiB, too little for a good batch, and is filled again in no time.

@@ -100,7 +100,8 @@ def finetune(
 
     Raises:
         TrainingError: a single class, a loss that is not finite (the weights of the best epoch
-            are kept, or those that there were), or a checkpoint of another run.
+            are kept, or those that there were), or a checkpoint of another run, or of one that
+            has finished and has stored its model otherwise.
         InputError: texts, labels or options that cannot be used.
     """
     if resume and output is None:
@@ -407,15 +408,15 @@ class _Run:
         It is not to be written again: what is read of a difference is not what was written, and
         whoever has trained or measured a finished model since has put his own there.
 
-        Raises: `TrainingError` where it is stored as one that has too little of the change.
+        Raises: `TrainingError` where the run stored it in another dtype, or it is stored as one
+            that has too little of the change.
         """
         assert self.directory is not None
         stored = bundle.read(self.directory)
-        there = stored.weights
-        if self.fit.closed and there and there.delta is None and there.dtype != self.dtype:
+        if self.fit.closed and (dtype := stored.recipe.get("dtype")) not in (None, self.dtype):
             raise TrainingError(
-                f"{self.directory} has the finished model in {there.dtype}: start anew without "
-                f"resume, or load it and save_bundle it in {self.dtype}"
+                f"{self.directory} has the model of a run that stored it in {dtype}: start anew "
+                f"without resume, or load it and save_bundle it in {self.dtype}"
             )
         rank, wanted = stored.recipe.get("delta_rank", 0), self.settings.delta_rank
         if stored.weights is None or stored.weights.delta is None:
@@ -507,13 +508,14 @@ class _Run:
         if settings.recipe != "lora":  # it only says how the result is stored
             settings = dataclasses.replace(settings, delta_rank=None)
         values = dataclasses.asdict(settings)
-        if self.teacher.sha256:
-            # A path says nothing of what lies there, and these say it all.
-            values["teacher_sha256"] = self.teacher.sha256
-            if all(map(any, self.teacher.sha256)):
+        if self.teacher.marks:
+            # A path says nothing of what lies there, and these say it all, where there are sums.
+            values["teacher_marks"] = self.teacher.marks
+            if all(any(mark["sha256"]) for mark in self.teacher.marks):
                 del values["teacher"]
         if (start := self.record.get("start")) is not None:
-            values["start"] = records.fingerprint(start)
+            model = records.start(self.record)
+            values["start"] = start if model is None else model.fingerprint
         return {
             "backend": keras.backend.backend(),
             "model": self.classifier.description.name,
@@ -599,11 +601,24 @@ class _Run:
         for name, value in delta.apply(path, self._open_base().arrays(encoder), variables):
             variables[name].assign(value)
         self._describe(self._validated(validate))
+        self._pin_base()
         description, words = self.classifier.description, self.classifier.tokenizer.vocabulary
         arrays = self.classifier.arrays()
         card.write(
             self.directory, bundle.write(self.directory, description, words, arrays, delta=change)
         )
+
+    def _pin_base(self) -> None:
+        """Where the entry's pin of its base has no sum, that of what the difference is to."""
+        description = self.classifier.description
+        pin, found = description.pretrained, self._open_base()
+        assert pin is not None
+        if not pin.sha256:
+            assert hasattr(found, "directory")  # as what is on the Hub has
+            sha256 = bundle.file_sha256(found.directory / pin.file)
+            own = description.weights is not None and description.weights.source is not None
+            pinned = dataclasses.replace(pin, sha256=sha256)
+            self.classifier.describe(**{"weights" if own else "base": pinned})
 
     def _describe(self, row: dict[str, Any]) -> None:
         """Let the classifier tell how it was trained and, of this epoch, how well."""

@@ -651,7 +651,8 @@ def test_the_shipped_recipe_makes_the_model_again(model, invoke, tmp_path):
     first = tmp_path / "first"
     record = bundle.read(first).recipe
     assert (record["start"], record["dtype"]) == ("none", "float16")
-    assert record["teacher"] == [{"name": "scratch", "recipe": {}}]
+    weights = bundle.read(model).weights.sha256
+    assert record["teacher"] == [{"name": "scratch", "recipe": {"weights_sha256": weights}}]
     again = ("--recipe", "shipped", "--teacher", model)
     train(first, "second", *again)
     one, other = (load_file(tmp_path / run / "model.safetensors") for run in ("first", "second"))
@@ -705,7 +706,7 @@ def test_a_teacher_that_is_nowhere_else_is_made_again_too(invoke, tmp_path):
     assert nested["recipe"]["teacher"][0]["recipe"]["seed"] == 5
     assert str(tmp_path) not in json.dumps(recorded)
     shown = invoke("info", tmp_path / "c").stdout
-    taught = "tiny-transformer (recipe full), tiny-transformer (recipe full)"
+    taught = "tiny-transformer (recipe full, seed 0), tiny-transformer (recipe full, seed 0)"
     assert re.search(rf"^recipe\.teacher +{re.escape(taught)}$", shown, re.MULTILINE)
 
     train(tmp_path / "c", "again", "--recipe", "shipped")
@@ -751,6 +752,7 @@ def test_a_run_that_went_on_from_a_model_is_made_again_with_it(invoke, tmp_path)
     from safetensors.numpy import load_file
 
     import keras_agnews
+    from keras_agnews import runs
     from keras_agnews.recipes import make_recipe
 
     def train(start, output, *options, code=0):
@@ -777,7 +779,7 @@ def test_a_run_that_went_on_from_a_model_is_made_again_with_it(invoke, tmp_path)
     assert (record["start"], record["teacher"]) == (of_a, [of_a])
     assert str(tmp_path) not in json.dumps(record)
     shown = invoke("info", b).stdout
-    assert re.search(r"^recipe\.start +tiny-transformer \(recipe full\)$", shown, re.M)
+    assert re.search(r"^recipe\.start +tiny-transformer \(recipe full, seed 0\)$", shown, re.M)
     # Who begins anew with such a model wants the rate to begin with.
     for weights, rate in ((None, 0.01), ("best", 1e-3)):
         assert make_recipe(keras_agnews.load(b, weights=weights)).learning_rate == rate
@@ -816,13 +818,18 @@ def test_a_run_that_went_on_from_a_model_is_made_again_with_it(invoke, tmp_path)
     config = json.loads((b / "config.json").read_text())
     for bad, message in (
         (None, "does not record what its training started from"),
-        ("another model", "weights another model cannot .*: it is not in the zoo; --weights PATH"),
+        ("another model", "does not record what its training started from"),
+        ("hf://somebody/topics", None),
         ({"name": "nowhere", "recipe": record}, "weights nowhere cannot be .*--weights PATH"),
         ({"recipe": record}, "recipe.start has no name"),
         (5, "recipe.start has 5 for a name"),
     ):
         config["recipe"]["start"] = bad
         (b / "config.json").write_text(json.dumps(config))
+        if message is None:
+            plan = runs.recorded_plan(bundle.read(b), {"teacher": str(a)})
+            assert plan.start == bad
+            continue
         assert re.search(message, train(b, "e", "--recipe", "shipped", code=1).stderr)
     assert not (tmp_path / "e").exists()
 
@@ -899,7 +906,8 @@ def test_a_run_starts_from_ones_own_model_and_its_rows_do_not_depend_on_the_seed
     assert clf.labels == LABELS, "its own order"
     expected = keras_agnews.load(model).predict(list(TEXTS))
     np.testing.assert_array_equal(clf.predict(list(TEXTS)), expected)
-    assert options["record"]["start"] == {"name": "scratch", "recipe": {}}
+    weights = {"weights_sha256": bundle.read(model).weights.sha256}
+    assert options["record"]["start"] == {"name": "scratch", "recipe": weights}
     assert (held.texts, train.texts) == (other_held.texts, other_train.texts)
     assert "near-duplicates of them left out" in train.note
     # Where a class is gone from the rows, it is said that the model will not know it.

@@ -124,7 +124,8 @@ def test_several_teachers_answer_with_their_mean_in_the_students_order(tmp_path:
     teacher = Teacher(Recipe(teacher=f"{TEACHER},{tmp_path}"), order)
     mean = (one.predict(TEXTS[:8]) + other.predict(TEXTS[:8])) / 2
     np.testing.assert_allclose(teacher.probabilities(TEXTS[:8]), mean[:, ::-1], atol=1e-6)
-    nameless = {"name": "tiny-transformer", "recipe": {}}
+    weights_sha256 = json.loads((tmp_path / "config.json").read_text())["weights"]["sha256"]
+    nameless = {"name": "tiny-transformer", "recipe": {"weights_sha256": weights_sha256}}
     zoos = {"name": "tiny-transformer", "recipe": one.description.recipe}
     assert teacher.record == [zoos, nameless], "no path"
 
@@ -246,12 +247,19 @@ def test_answers_of_a_teacher_that_has_since_been_trained_anew_are_not_gone_on_w
         with pytest.raises(KeyboardInterrupt):
             keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), resume=True, **options)
     np.testing.assert_allclose(np.load(output / "teacher.npy"), answers, atol=1e-6)
+    # Another temperature gives other answers.
+    warm, other = keras_agnews.load(tmp_path / "teacher"), tmp_path / "warm"
+    warm.describe(temperature=20.0)
+    warm.save_bundle(other)
+    warmer = options | {"teacher": other}
+    with pytest.raises(TrainingError, match="is of a run with teacher_marks"):
+        keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), resume=True, **warmer)
     # It may be moved, for it is known by its weights.
     options["teacher"] = (tmp_path / "teacher").rename(tmp_path / "elsewhere")
     keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), resume=True, **options)
     teacher.fit(TEXTS, LABELS, batch_size=8, verbose=0)
     teacher.save_bundle(options["teacher"])
-    with pytest.raises(TrainingError, match="is of a run with teacher_sha256"):
+    with pytest.raises(TrainingError, match="is of a run with teacher_marks"):
         keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), resume=True, **options)
 
 

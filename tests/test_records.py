@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from keras_agnews import BundleError, records
+from keras_agnews.records import RecordedModel
 
 FIRST: dict[str, Any] = {"recipe": "full", "rows": 9, "learning_rate": 1e-2, "start": "none"}
 TAUGHT = FIRST | {"epochs": 40, "teacher": "minilm-L6,tiny-transformer"}
@@ -35,7 +36,7 @@ def test_forebears_are_recorded_four_generations_back() -> None:
     """Where each has learned of what it started from, they would double each time."""
     recipe, sizes = FIRST, []
     for i in range(12):
-        before = records.of_model("tiny-transformer", recipe)
+        before = RecordedModel("tiny-transformer", recipe).written
         recipe = FIRST | {"seed": i, "start": before, "teacher": [before, "minilm-L6"]}
         sizes.append(len(json.dumps(recipe)))
         records.check(recipe)
@@ -46,18 +47,22 @@ def test_forebears_are_recorded_four_generations_back() -> None:
 
 def test_a_run_is_known_again_whatever_machine_it_is_repeated_on() -> None:
     cost = {"minutes": 3.5, "device": "CPU", "backend": "jax"}
-    here = records.of_model("a", THIRD)
-    there = {"name": "a", "recipe": THIRD | cost}
-    there["recipe"]["start"] = {"name": "second", "recipe": SECOND | cost}
-    assert records.fingerprint(here) == records.fingerprint(there)
-    others = [records.of_model("b", THIRD), records.of_model("a", THIRD | {"seed": 8}), "a"]
-    assert len({records.fingerprint(one) for one in [here, *others]}) == 4
+    here = RecordedModel("a", THIRD)
+    there = RecordedModel("a", THIRD | cost | {"start": {"name": "second", "recipe": {}}})
+    assert here.fingerprint == there.fingerprint, "of forebears a record may have the names alone"
+    others = [
+        RecordedModel("b", THIRD),
+        RecordedModel("a", THIRD | {"seed": 8}),
+        RecordedModel("a"),
+    ]
+    others += [RecordedModel("a", THIRD | {"start": "pretrained"})]
+    assert len({one.fingerprint for one in [here, *others]}) == 5
 
 
 def test_models_are_shown_by_name() -> None:
     shown = records.in_words(THIRD | {"teacher": ["minilm-L6", {"name": "b", "recipe": {}}]})
-    assert shown["start"] == "second (recipe lora)"
-    assert shown["teacher"] == "minilm-L6, b (recipe unknown)"
+    assert shown["start"] == "second (recipe lora, seed unknown)"
+    assert shown["teacher"] == "minilm-L6, b (recipe unknown, seed unknown)"
     assert shown["seed"] == 7
 
 

@@ -650,7 +650,7 @@ def test_what_could_not_be_recorded_is_told_before_anything_is_trained(tmp_path:
 def test_a_finished_run_is_not_said_to_be_stored_as_it_is_not(tmp_path: Path) -> None:
     options = {**OPTIONS, "epochs": 1, "output": tmp_path, "resume": True}
     keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), **options)
-    with pytest.raises(TrainingError, match=r"model in float32: .* save_bundle it in float16"):
+    with pytest.raises(TrainingError, match=r"stored it in float32: .* save_bundle it in float16"):
         keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), dtype="float16", **options)
     with pytest.raises(InputError, match="word_dropout is nothing to recipe 'head'"):
         keras_agnews.finetune(fresh_model(), (TEXTS, LABELS), recipe="head", word_dropout=0.1)

@@ -85,6 +85,8 @@ def _family(description: Bundle, tokenizer: Any) -> Family:
             f"{description.name} is no BERT (builder {description.builder!r}, tokenizer.kind "
             f"{getattr(tokenizer, 'kind', None)!r}): Hugging Face has no class for it"
         )
+    if len(description.labels) < 2:
+        raise InputError(f"{description.name} has one label: theirs take that for a regression")
     family = BERT if config.type_vocabulary_size else DISTILBERT
     needed = dict(_NEEDED[family.model_type])
     if family is DISTILBERT:

@@ -297,7 +297,7 @@ def open_checkpoint(
         if pooling is None and head is None:
             changes = _sentence_pooling(directory)
         ours = _config(config, family, changes)
-        length = min(MAX_LENGTH, ours.max_positions) if max_length is None else max_length
+        length = max_length or _length(directory, ours.max_positions)
         tokenizer = WordPieceTokenizer.from_hugging_face(
             directory, max_length=length, vocabulary_size=ours.vocabulary_size
         )
@@ -319,6 +319,16 @@ def open_checkpoint(
         passed_over += ["head_hidden/", "logits/"]
     matched = _match(directory, tensors, family, ours.layers, wanted, tuple(passed_over))
     return HuggingFaceCheckpoint(directory, description, tokenizer, head is not None, matched)
+
+
+def _length(directory: Path, positions: int) -> int:
+    """Where texts are cut: as ours are, or sooner where the checkpoint says so."""
+    length = min(MAX_LENGTH, positions)
+    path = directory / "tokenizer_config.json"
+    said = text_files.read_json(path) if path.is_file() else None
+    theirs = said.get("model_max_length") if isinstance(said, dict) else None
+    # transformers writes 10 ** 30 where it does not know.
+    return min(length, theirs) if type(theirs) is int and theirs > 2 else length
 
 
 def _family(config: Any) -> Family:
