@@ -400,6 +400,26 @@ def test_top_labels_are_the_best(model, invoke):
 
 @pytest.mark.backend
 @pytest.mark.once
+@pytest.mark.skipif(os.name != "posix", reason="of POSIX's streams")
+def test_streams_that_a_parent_left_odd(model):
+    """A pipe that does not block, which reads as empty before its end; and no error stream."""
+    readable, writable = os.pipe()
+    os.set_blocking(readable, False)
+    process = start("classify", "--model", model, "--format", "jsonl", stdin=readable)
+    os.close(readable)
+    with os.fdopen(writable, "wb", buffering=0) as pipe:
+        for text in (b"Oil prices\n", b"The match\n"):
+            pipe.write(text)
+            assert json.loads(process.stdout.readline())["label"] in LABELS
+    assert process.stdout.read() == b""
+    assert process.wait() == 0
+    command = f'"{sys.executable}" -m keras_agnews classify --model nowhere x 2>&-'
+    done = subprocess.run(command, shell=True, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+@pytest.mark.backend
+@pytest.mark.once
 def test_a_slow_stream_is_answered_line_by_line(model):
     process = start("classify", "--model", model, "--format", "jsonl", "-")
     watchdog = threading.Timer(120, process.kill)
@@ -557,6 +577,15 @@ def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
     np.testing.assert_array_equal(
         keras_agnews.load(copy).predict(texts), keras_agnews.load(model).predict(texts)
     )
+    # Those of bfloat16 stand beside them, and say so.
+    before = bundle.read(copy).results
+    options = ("--label-column", "topic", "--record", "--mixed-precision")
+    for _ in range(2):
+        invoke("evaluate", copy, *arguments[2:], *options)
+    after = bundle.read(copy).results
+    assert after[: len(before)] == before
+    assert {row["precision"] for row in after[len(before) :]} == {"bfloat16"}
+    assert len(after) == len(before) + 4
 
     with path.open("w", newline="", encoding="utf-8") as file:  # a class without rows has no recall
         rows = zip(texts, answers, strict=True)

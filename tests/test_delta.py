@@ -248,6 +248,45 @@ def test_a_pin_without_its_sums_is_refused() -> None:
 
 @pytest.mark.backend
 @pytest.mark.once
+def test_a_difference_to_what_is_no_base_is_refused(
+    model: tuple[Any, Path, Path], tmp_path: Path
+) -> None:
+    classifier, base, _ = model
+    names = [("encoder/nothing", np.zeros(1, np.float32))]
+    for values, rank, message in (
+        (names, 2, "the base has 'encoder/nothing', which the model has not"),
+        (names, 0, "rank must be a positive integer, not 0"),
+        (base, 2, "base must be names and values"),
+    ):
+        with pytest.raises(keras_agnews.InputError, match=message):
+            classifier.save_bundle(tmp_path / "new", base=values, rank=rank)
+    with pytest.raises(keras_agnews.InputError, match="tiny-transformer pins no base"):
+        keras_agnews.load("tiny-transformer").save_bundle(tmp_path / "new", base=names)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_a_base_that_is_pinned_without_a_sum_gets_that_of_the_run(
+    model: tuple[Any, Path, Path], tmp_path: Path
+) -> None:
+    """As an entry's is whose sum nobody knew when it was written."""
+    _, base, target = model
+    classifier = keras_agnews.load(target, weights="pretrained", base=base)
+    pin = classifier.description.pretrained
+    for name in ("weights", "base"):
+        blank = {"weights": None, "base": None, name: dataclasses.replace(pin, sha256="")}
+        classifier.describe(**blank)
+        rows, options = (TEXTS * 6, [0, 1, 2] * 6), {"epochs": 1, "batch_size": 6, "base": base}
+        output = tmp_path / f"run-{name}"
+        keras_agnews.finetune(classifier, rows, rows, delta_rank=2, output=output, **options)
+        assert bundle.read(output).weights.sha256 == bundle.file_sha256(base / "model.safetensors")
+        again = keras_agnews.load(output, base=base)
+        np.testing.assert_allclose(again.predict(TEXTS), classifier.predict(TEXTS), atol=1e-5)
+
+
+@pytest.mark.backend
+@pytest.mark.once
 def test_a_run_ends_with_the_model_that_it_stored(
     model: tuple[Any, Path, Path], tmp_path: Path
 ) -> None:

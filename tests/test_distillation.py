@@ -286,6 +286,12 @@ def test_a_recorded_run_takes_its_teachers_as_they_are_recorded(
         assert plan.recipe["teacher"] == given
     with pytest.raises(InputError, match="contradicts --recipe shipped"):
         runs.recorded_plan(clf.description, {"teacher": f"{TEACHER},{address}"})
+    # What is on the Hub is recorded by its commit, to which a branch points today.
+    origin = {"repository": "hf://somebody/topics", "revision": "c" * 40}
+    there = dataclasses.replace(opened(TEACHER).description, source=origin)
+    checkpoint = dataclasses.replace(opened(TEACHER), description=there)
+    monkeypatch.setattr(loading, "open_checkpoint", lambda *_, **__: checkpoint)
+    assert loading.recorded_as(address).written == f"hf://somebody/topics@{'c' * 40}"
 
 
 @pytest.mark.backend

@@ -47,6 +47,24 @@ def test_what_was_read_is_written(pair: tuple[Any, Path, Path]) -> None:
     np.testing.assert_array_equal(again.predict(TEXTS), classifier.predict(TEXTS))
 
 
+def test_texts_are_cut_where_they_were(pair: tuple[Any, Path, Path], tmp_path: Path) -> None:
+    _, source, _ = pair
+    short = keras_agnews.load(source, max_length=6)
+    again = keras_agnews.load(short.save_hugging_face(tmp_path / "short"))
+    assert again.max_length == 6
+    np.testing.assert_array_equal(again.predict(TEXTS), short.predict(TEXTS))
+
+
+@pytest.mark.filterwarnings("ignore:.*new and untrained")
+def test_a_single_label_is_refused(pair: tuple[Any, Path, Path], tmp_path: Path) -> None:
+    one = keras_agnews.load(pair[1], labels=["only"])
+    with pytest.raises(
+        keras_agnews.InputError, match="one label: theirs take that for a regression"
+    ):
+        one.save_hugging_face(tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+
+
 def test_the_temperature_goes_into_the_head(pair: tuple[Any, Path, Path]) -> None:
     classifier, source, _ = pair
     classifier.temperature = 2.5

@@ -83,6 +83,19 @@ def test_another_backend_is_refused(tmp_path: Path) -> None:
         keras_agnews.load("tiny-transformer").export(tmp_path / "model.tflite")
 
 
+def test_bfloat16_and_a_directory_are_refused(tmp_path: Path) -> None:
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("TensorFlow writes it")
+    classifier = keras_agnews.load("tiny-transformer", mixed_precision=True)
+    with pytest.raises(keras_agnews.InputError, match="load it without mixed_precision"):
+        classifier.export(tmp_path / "model.tflite")
+    (tmp_path / "taken.tflite").mkdir()
+    with pytest.raises(keras_agnews.InputError, match="is a directory: give the name of a file"):
+        keras_agnews.load("tiny-transformer").export(tmp_path / "taken.tflite")
+
+
 def test_a_gru_is_refused(tmp_path: Path) -> None:
     classifier = keras_agnews.load("gru-attention", weights=None)
     with pytest.raises(keras_agnews.InputError, match=r"'gru'.*export it as \.onnx"):

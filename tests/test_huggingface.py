@@ -469,6 +469,12 @@ def test_max_length_is_128_where_positions_allow(tmp_path: Path) -> None:
     assert open_checkpoint(directory, max_length=300).description.max_length == 300
     with pytest.raises(BundleError, match="max_length is 301"):
         open_checkpoint(directory, max_length=301)
+    # Sooner, where the checkpoint says so; what it does not know is a huge number.
+    path = directory / "tokenizer_config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    for said, length in ((9, 9), (512, 128), (10**30, 128), ("9", 128)):
+        path.write_text(json.dumps(config | {"model_max_length": said}))
+        assert open_checkpoint(directory).description.max_length == length
 
 
 def test_the_classifier_dropout_may_be_that_of_the_rest(tmp_path: Path) -> None:

@@ -227,6 +227,14 @@ def test_no_two_weights_of_a_new_model_are_alike(name: str) -> None:
         assert not np.array_equal(one, other)
 
 
+def test_heads_that_do_not_share_the_width_are_an_error() -> None:
+    from keras_agnews.layers import SelfAttention
+
+    with pytest.raises(InputError, match="hidden_size 10 is no multiple of heads 3: give key_size"):
+        SelfAttention(10, 3)
+    assert numpy(SelfAttention(10, 3, key_size=4)(np.ones((1, 2, 10), "float32"))).shape[-1] == 10
+
+
 def test_too_long_an_input_is_an_error(encoder: Any) -> None:
     with pytest.raises(InputError, match=r"17 tokens are more than the model's 16 positions"):
         encoder({"input_word_ids": np.ones((1, 17), "int32")})

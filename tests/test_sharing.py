@@ -268,6 +268,9 @@ def test_what_cannot_be_pushed(
     (directory / "vocab.txt").symlink_to(tmp_path / "elsewhere.txt")
     with pytest.raises(CallError, match="link that leads out"):
         machine("push", directory, name)
+    (written(2) / "README.md").write_text("---\nlicense: mit: x\n---\n")
+    with pytest.raises(CallError, match=r"README\.md"):
+        machine("push", written(2), name)
     assert server.requests == []
 
 
@@ -351,6 +354,15 @@ def test_a_difference_to_a_pinned_base(
     bundle.write(tmp_path / "model", description, words, tensors, delta=change)
     pushed = machine("push", tmp_path / "model", name)
     assert set(pushed["files"]) == FILES - {"model.safetensors"} | {"delta.safetensors"}
+    # Where it was whole before, nobody is to fetch the old weights too; and so back again.
+    for whole in (True, False):
+        stored = {"delta": None if whole else change}
+        bundle.write(tmp_path / "model", description, words, tensors, **stored)
+        kept, gone = ("model", "delta") if whole else ("delta", "model")
+        pushed = machine("push", tmp_path / "model", name)
+        for there in map(os.listdir, (server.repository(name).commit(), tmp_path / "model")):
+            assert f"{kept}.safetensors" in there
+            assert f"{gone}.safetensors" not in there
     machine("pull", f"hf://{name}", local_dir=tmp_path / "mine")
     written = bundle.read(tmp_path / "model")
     assert dataclasses.replace(bundle.read(tmp_path / "mine"), source=None) == written
@@ -877,6 +889,8 @@ def test_verify_of_a_directory(
     assert against == {"config.json": [], "model.safetensors": ["bundle"], "vocab.txt": []}
     with pytest.raises(CallError, match="neither a model's directory"):
         machine("verify", tmp_path)
+    with pytest.raises(CallError, match="revision 'v1' goes with an hf:// address"):
+        machine("verify", written(0), revision="v1")
     commit = machine("push", written(0), name)["revision"]
     copy = Path(machine("pull", f"hf://{name}", local_dir=tmp_path / "copy"))
     words = (copy / "vocab.txt").read_text(encoding="utf-8")
