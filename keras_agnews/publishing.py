@@ -51,9 +51,11 @@ def push(
     """Share a model: one commit with its config, weights, vocabulary and card.
 
     Files that the repository has already are not sent again, and without any there is no commit.
-    A card that a person has written is kept: see `card.render`. Where the repository and the
-    directory have one each, their metadata come together, and where they differ the repository's
-    stay, with a warning. A push that failed can be repeated, and then ends as if it had not failed.
+    Weights there that the model has no longer, whole ones where it is a difference now, are taken
+    away with it. A card that a person has written is kept: see `card.render`. Where the repository
+    and the directory have one each, their metadata come together, and where they differ the
+    repository's stay, with a warning. A push that failed can be repeated, and ends then as if it
+    had not failed.
 
     Args:
         model: a classifier, the directory of a bundle, or the name of an entry.
@@ -148,12 +150,13 @@ class _Job:
         if there is None:
             return Pushed(self.address, "", {p: _size(c) for p, c in self.files.items()})
         changed = self._changed(there)
+        moves = bool(changed or self._stale(there))
         if self.tag:
-            self._check_tag(there.revision if not changed else "")
+            self._check_tag("" if moves else there.revision)
         pushed = Pushed(self.address, there.revision, {p: _size(c) for p, c in changed.items()})
         if self.dry_run:
             return pushed
-        if changed:
+        if moves:
             pushed = self._commit(there, pushed, changed)
         if self.tag:
             self._ask(
