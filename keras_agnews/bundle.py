@@ -468,7 +468,7 @@ def _install(directory: Path, stage: Callable[[Path, Path, Path], Bundle]) -> Bu
 
 
 def _replace(directory: Path, stage: Callable[[Path, Path, Path], Bundle], alone: bool) -> Bundle:
-    before, token = _weights_beside(directory), f".{uuid.uuid4().hex[:8]}"
+    before, token = _named_files(directory), f".{uuid.uuid4().hex[:8]}"
     weights, words = directory / (token + WEIGHTS_FILE), directory / (token + VOCABULARY_FILE)
     try:
         final = stage(weights, words, directory / f"{token}scratch")
@@ -489,8 +489,9 @@ def _replace(directory: Path, stage: Callable[[Path, Path, Path], Bundle], alone
             _replace_by_copy(path, directory / name)
         write_json(directory / CONFIG_FILE, final.to_dict())
         # Such as whole weights, where the model is a difference now.
-        if before in {WEIGHTS_FILE, DELTA_FILE} - {final.weights and final.weights.beside}:
-            (directory / before).unlink(missing_ok=True)
+        kept = final.weights and final.weights.beside
+        for name in before & {WEIGHTS_FILE, DELTA_FILE} - {kept}:
+            (directory / name).unlink(missing_ok=True)
     finally:
         # Ours, and what an earlier write that was killed may have left; not another writer's.
         named = _named_files(directory)
@@ -548,20 +549,12 @@ def file_sha256(path: Path) -> str:
 
 
 def _named_files(directory: Path) -> set[str]:
+    """What the config in a directory names of the files beside it."""
     try:
         bundle = read(directory)
     except BundleError:
         return set()
-    weights = bundle.weights
-    return {bundle.vocabulary_file, *((weights.file, weights.delta or "") if weights else ())}
-
-
-def _weights_beside(directory: Path) -> str:
-    try:
-        weights = read(directory).weights
-    except BundleError:
-        return ""
-    return (weights and weights.beside) or ""
+    return {bundle.vocabulary_file, (bundle.weights and bundle.weights.beside) or ""}
 
 
 def _replace_by_copy(path: Path, target: Path) -> None:

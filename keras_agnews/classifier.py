@@ -391,7 +391,8 @@ class TextClassifier(keras.Model):
             if not len(texts):
                 raise InputError("validation_data has no text")
             weights = sample_weights(weight[0] if weight else None)
-            size = kwargs.pop("validation_batch_size", None) or size
+            own_size = kwargs.pop("validation_batch_size", None)
+            size = size if own_size is None else own_size
             validation_data = self.dataset(texts, self.label_ids(y, len(texts)), size, weights)
         if class_weight is not None:
             if not isinstance(class_weight, Mapping):

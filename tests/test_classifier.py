@@ -312,6 +312,8 @@ def test_validation_has_batches_of_its_own_size(monkeypatch: pytest.MonkeyPatch)
     clf.fit(TEXTS, LABELS, batch_size=4, validation_batch_size=2, **options)
     clf.fit(TEXTS, LABELS, batch_size=4, **options)
     assert sizes == [4, 2, 4, 4]
+    with pytest.raises(InputError, match="batch_size"):
+        clf.fit(TEXTS, LABELS, validation_batch_size=0, **options)
 
 
 @pytest.mark.once
