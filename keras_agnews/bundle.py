@@ -373,7 +373,7 @@ def write(
     bundle: Bundle,
     vocabulary: tuple[str, ...],
     tensors: Mapping[str, np.ndarray],
-    dtype: str = "float32",
+    dtype: str | None = None,
     delta: Mapping[str, np.ndarray] | None = None,
 ) -> Bundle:
     """Write a bundle, so that a crash at any moment leaves the old model or the new one.
@@ -383,11 +383,14 @@ def write(
         bundle: what `config.json` will say, but for its weights.
         vocabulary: tokens in the order of their ids.
         tensors: name to float32 value, as `bundle.variables()`.
-        dtype: `"float32"` or `"float16"`, how the weights are stored.
+        dtype: `"float32"` or `"float16"`, how the weights are stored; `None`: in float16 where that
+            loses nothing, as of weights that were read from such a file, else in float32.
         delta: written in place of the tensors, which it gives with the bundle's own base.
 
     Returns: the bundle as written.
     """
+    if dtype is None:
+        dtype = "float16" if all(map(_is_half, tensors.values())) else "float32"
     check_dtype(dtype)
     stored = _storable(bundle, vocabulary, tensors, dtype)
 
@@ -517,6 +520,12 @@ def check_storable(bundle: Bundle) -> None:
         raise InputError(
             f"config.json would have {size:,} bytes: give fewer or shorter labels or records"
         )
+
+
+def _is_half(value: np.ndarray) -> bool:
+    """Whether float16 has every one of these float32 numbers."""
+    with np.errstate(over="ignore"):
+        return np.array_equal(value, np.asarray(value, np.float16))
 
 
 def _storable(

@@ -562,7 +562,7 @@ class TextClassifier(keras.Model):
     def save_bundle(
         self,
         directory: str | os.PathLike[str],
-        dtype: str = "float32",
+        dtype: str | None = None,
         *,
         base: Iterable[tuple[str, np.ndarray]] | None = None,
         rank: int = 16,
@@ -571,7 +571,8 @@ class TextClassifier(keras.Model):
 
         Args:
             directory: made where it is missing; a model in it is replaced as a whole.
-            dtype: `"float32"`, or `"float16"` for half the size.
+            dtype: `"float32"`, or `"float16"` for half the size; `None`: in float16 where that
+                loses nothing, as of a model that was loaded from such a file, else in float32.
             base: name and value of the variables of the pretrained base that the model pins on a
                 hub, as `loading.open_base(...).arrays(...)` gives them: only the difference to it
                 is then written, which `load` applies to the base.

@@ -450,12 +450,13 @@ def pull(source: str, revision: str | None, local_dir: str | None) -> None:
 @commands.command()
 @click.argument("source", metavar="hf://USER/NAME[@REVISION] | DIR")
 @_revision_option
+@_base_option
 @_format_option
-def verify(source: str, revision: str | None, form: str) -> None:
+def verify(source: str, revision: str | None, base: str | None, form: str) -> None:
     """Check every file of a model against the Hub's record and against its own config.json."""
     from keras_agnews import hub
 
-    files = hub.verify(source, revision=revision)
+    files = hub.verify(source, revision=revision, base=base)
     if form == "json":
         print_json([dataclasses.asdict(file) for file in files])
         return

@@ -106,7 +106,8 @@ class VerifiedFile:
     """A file that is what it should be.
 
     Attributes:
-        name: its path in the model's directory.
+        name: its path in the model's directory; of a base that the model is stored as a difference
+            to, in the base's, after `base/`.
         sha256: its sum.
         against: who else says so: "hub", "bundle" (its config.json), or "record" (of an earlier
             download); empty where nobody does.
@@ -125,26 +126,41 @@ def pull(
 ) -> Path:
     """Fetch a model, check every file, and return its directory, for `load` to read.
 
+    The base of a model that is stored as a difference is fetched into the Hub client's cache, where
+    `load` finds it without a network. Where it cannot be had a warning says so.
+
     Args:
         source: `"hf://user/name"` or `"hf://user/name@revision"`.
         revision: a commit, branch or tag, here instead of in the address.
         local_dir: where to put it, and nothing else; a bundle that is there is replaced as a
             whole. By default the files stay in the Hub client's cache.
 
-    Raises: as `download`.
+    Raises: as `download`, and `BundleError` where a bundle is none that this version reads.
 
     Example: `keras_agnews.load(keras_agnews.pull("hf://user/my-topics@v1.0"))`.
     """
     snapshot = download(source, revision=revision)
-    if local_dir is None:
-        return snapshot.directory
-    target = expanded(local_dir)
-    if _is_bundle(snapshot.directory):
+    target = snapshot.directory if local_dir is None else expanded(local_dir)
+    if not _is_bundle(snapshot.directory):
+        if local_dir is not None:
+            _copy_foreign(snapshot.directory, target)
+        return target
+    description = bundle.read(snapshot.directory)
+    if local_dir is not None:
         origin = {"repository": snapshot.source, "revision": snapshot.revision}
         bundle.copy(snapshot.directory, target, origin)
-    else:
-        _copy_foreign(snapshot.directory, target)
+    if (pin := description.weights) is not None and pin.source is not None:
+        try:
+            _download_pinned(pin)
+        except KerasAgnewsError as error:
+            warnings.warn(f"the base of {source} was not fetched: {error}", stacklevel=2)
     return target
+
+
+def _download_pinned(pin: bundle.Weights, repair: bool = True) -> Snapshot:
+    assert pin.source is not None
+    sums = {pin.file: pin.sha256}
+    return download(pin.source, revision=pin.revision, sha256=sums, repair=repair)
 
 
 def _copy_foreign(directory: Path, target: Path) -> None:
@@ -437,20 +453,25 @@ def _cached_sum(path: Path) -> str:
 
 
 def verify(
-    source: str | os.PathLike[str], *, revision: str | None = None
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    base: str | os.PathLike[str] | None = None,
 ) -> tuple[VerifiedFile, ...]:
     """Check every file of a model: against the Hub's record, and against the bundle's own.
 
-    A damaged file is reported, not repaired; `pull` repairs it.
+    Of a model that is stored as a difference these are the base's too, since what it answers is
+    made of both. A damaged file is reported, not repaired; `pull` repairs it.
 
     Args:
         source: `"hf://user/name@revision"`, whose files are fetched where the cache has them not;
             or the name of an entry, or a directory. A bundle that `pull` has made is held against
             the Hub too.
         revision: a commit, branch or tag, here instead of in the address.
+        base: directory that has the base, as `load` takes it; its weights alone are checked.
 
     Raises:
-        DownloadError: a file is not what the Hub has.
+        DownloadError: a file is not what the Hub has, or the base cannot be had.
         BundleError: a file is not what the bundle says.
         NotFoundError: as `download`.
         InputError: a revision of what is no address.
@@ -476,8 +497,32 @@ def verify(
         bundle.check(directory, description)
         if place is None:
             place = description.source
-    theirs = _theirs(directory, description, place)
     own = description.weights if description else None
+    # Where `bundle.check` has compared it.
+    witnessed = own.beside if own and (own.delta or own.sha256) else None
+    found = _compared(directory, names, _theirs(directory, description, place), witnessed)
+    if own is None or own.source is None:
+        return tuple(found)
+    if base is None:
+        snapshot = _download_pinned(own, repair=False)
+        place = {"repository": snapshot.source, "revision": snapshot.revision}
+        directory, names = snapshot.directory, _names(snapshot.directory)
+        theirs = _theirs(directory, None, place)
+    else:
+        directory, names, theirs = expanded(base), [own.file], {}
+        if own.sha256:
+            bundle.check_sha256(directory / own.file, own.sha256, f"the base of {source}")
+    of_base = _compared(directory, names, theirs, own.file if own.sha256 else None)
+    return *found, *(dataclasses.replace(f, name=f"base/{f.name}") for f in of_base)
+
+
+def _compared(
+    directory: Path,
+    names: Iterable[str],
+    theirs: Mapping[str, tuple[str, str]],
+    witnessed: str | None,
+) -> list[VerifiedFile]:
+    """Files with their sums, which must be what others say; `witnessed` is the bundle's already."""
     found = []
     for name in names:
         path = directory / name
@@ -489,10 +534,10 @@ def verify(
                     f"{path} has SHA-256 {sum_}, which is not what the Hub has: pull it anew"
                 )
             against.append(who)
-        if own and name == own.beside and (own.delta or own.sha256):
-            against.append("bundle")  # where `bundle.check` has compared it
+        if name == witnessed:
+            against.append("bundle")
         found.append(VerifiedFile(name, sum_, tuple(against)))
-    return tuple(found)
+    return found
 
 
 def _theirs(

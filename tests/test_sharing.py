@@ -345,9 +345,15 @@ def test_files_get_their_usual_names(
 def test_a_difference_to_a_pinned_base(
     machine: HubClient, name: str, server: HubServer, tmp_path: Path
 ) -> None:
+    base = server.root / "models" / f"{name}-base" / ("b" * 40)
+    config = oracle.bert_config()
+    oracle.checkpoint(base, config, oracle.random_tensors(config, 1))
     description, words, tensors = model()
     pin = bundle.Weights(
-        file="model.safetensors", sha256="a" * 64, source="hf://user/base", revision="b" * 40
+        file="model.safetensors",
+        sha256=bundle.file_sha256(base / "model.safetensors"),
+        source=f"hf://{name}-base",
+        revision=base.name,
     )
     description = dataclasses.replace(description, weights=pin, source=None)
     change = {"logits/kernel": tensors["logits/kernel"]}
@@ -366,11 +372,53 @@ def test_a_difference_to_a_pinned_base(
     machine("pull", f"hf://{name}", local_dir=tmp_path / "mine")
     written = bundle.read(tmp_path / "model")
     assert dataclasses.replace(bundle.read(tmp_path / "mine"), source=None) == written
-    against = {f["name"]: f["against"] for f in machine("verify", tmp_path / "mine")}
-    assert against["delta.safetensors"] == ["hub", "bundle"]
+    # It came with its base, which nobody asks for any more.
+    shutil.move(base.parent, tmp_path / "gone")
+    cached = machine("keras_agnews.hub.download", pin.source, revision=pin.revision)["directory"]
+    assert bundle.file_sha256(Path(cached) / "model.safetensors") == pin.sha256
+    shutil.move(tmp_path / "gone", base.parent)
+    for place in (f"hf://{name}", tmp_path / "mine"):
+        against = {f["name"]: f["against"] for f in machine("verify", place)}
+        assert against["delta.safetensors"] == ["hub", "bundle"]
+        assert against["base/model.safetensors"] == ["hub", "bundle"]
+        assert against["base/config.json"] == ["hub"]
+    local = machine("verify", tmp_path / "mine", base=base)
+    assert local[-1] | {"sha256": ""} == {
+        "name": "base/model.safetensors",
+        "sha256": "",
+        "against": ["bundle"],
+    }
+    damage(Path(cached) / "model.safetensors")
+    with pytest.raises(CallError, match=rf"model\.safetensors of hf://{name}-base"):
+        machine("verify", tmp_path / "mine")
+    machine("pull", f"hf://{name}")
+    assert machine.warnings == []
+    machine("verify", tmp_path / "mine")
+    shutil.copytree(base, tmp_path / "another")
+    damage(tmp_path / "another" / "model.safetensors")
+    with pytest.raises(CallError, match="the base of"):
+        machine("verify", tmp_path / "mine", base=tmp_path / "another")
     damage(tmp_path / "mine" / "delta.safetensors")
     with pytest.raises(CallError, match="delta_sha256"):
         machine("verify", tmp_path / "mine")
+
+
+def test_a_difference_whose_base_is_gone(machine: HubClient, name: str, tmp_path: Path) -> None:
+    """What was asked for comes all the same; that it does not load is said."""
+    description, words, tensors = model()
+    pin = bundle.Weights(
+        file="model.safetensors", sha256="a" * 64, source="hf://user/gone", revision="b" * 40
+    )
+    description = dataclasses.replace(description, weights=pin, source=None)
+    change = {"logits/kernel": tensors["logits/kernel"]}
+    bundle.write(tmp_path / "model", description, words, tensors, delta=change)
+    machine("push", tmp_path / "model", name)
+    directory = Path(machine("pull", f"hf://{name}"))
+    assert (directory / "delta.safetensors").is_file()
+    assert [w for w in machine.warnings if "base of" in w and "hf://user/gone" in w]
+    with pytest.raises(CallError, match="hf://user/gone") as caught:
+        machine("verify", directory)
+    assert caught.value.kind == "NotFoundError"
 
 
 def test_thirty_megabytes(server: HubServer, machine: HubClient, name: str, tmp_path: Path) -> None:
@@ -379,7 +427,7 @@ def test_thirty_megabytes(server: HubServer, machine: HubClient, name: str, tmp_
     description, _, _ = model()
     description = dataclasses.replace(description, config=config, max_length=8, source=None)
     tensors = {
-        name: np.full(shape, 0.5, "float32") for name, shape in description.variables().items()
+        name: np.full(shape, 0.1, "float32") for name, shape in description.variables().items()
     }
     bundle.write(tmp_path / "large", description, words, tensors)
     before = server.sent
