@@ -598,8 +598,9 @@ class TextClassifier(keras.Model):
         """Write a checkpoint for `transformers.AutoModelForSequenceClassification`.
 
         With config.json, model.safetensors, and the files of `AutoTokenizer`, whose ids are this
-        model's but for a text that holds the name of a special token, such as "[MASK]", or a word
-        that ends in a capital sigma.
+        model's but for a text that holds the name of a special token, such as "[MASK]", a word that
+        ends in a capital sigma, a character for private use, or one that is newer than the
+        `tokenizers` library's tables.
 
         Args:
             directory: made where it is missing.
@@ -616,7 +617,9 @@ class TextClassifier(keras.Model):
         """Write a preset for `keras_hub.models.BertTextClassifier.from_preset`.
 
         KerasHub's BERT has its activation (GELU by tanh), epsilon (1e-12) and pooling (first token)
-        built in, and no names of classes.
+        built in, and no names of classes. Its tokenizer is another one: a no-break space does not
+        part words there and a zero-width one does, "ß" is "ss", and a compatibility character, such
+        as "…" or a full-width letter, is what it stands for.
 
         Args:
             directory: made where it is missing.
@@ -649,11 +652,11 @@ class TextClassifier(keras.Model):
 
         A name that ends in `.onnx` is an ONNX graph, written on any backend. It takes
         `input_word_ids` and, where the architecture has token types, `input_type_ids`, int32
-        `(n, length)` of any size, 0 for padding, and returns `logits` and `scores`, float32
-        `(n, classes)`; its metadata have the labels. With word pieces a `tokenizer.json` comes
-        beside it, from which the `tokenizers` library gives the ids, cut and padded, but for a
-        text that holds the name of a special token, or a word that ends in a capital sigma. A word
-        tokenizer has none, and a warning says so.
+        `(n, length)` of any size (of a GRU at least 1 by 1), 0 for padding, and returns `logits`
+        and `scores`, float32 `(n, classes)`; its metadata have the labels. With word pieces a
+        `tokenizer.json` comes beside it, from which the `tokenizers` library gives the ids, cut and
+        padded, but for a text as `save_hugging_face` tells of. A word tokenizer has none, and a
+        warning says so.
 
         A name that ends in `.tflite` is a TensorFlow Lite model with the same inputs, to `logits`
         alone, and the same `tokenizer.json`; it needs Keras 3.13 on TensorFlow.

@@ -159,7 +159,10 @@ _ODD_CODES = [
 
 
 def _repair_news() -> Any:
-    """A `tf.Module` whose `run(texts)` is `repair_news`, but for an unknown name's known prefix."""
+    """A `tf.Module` whose `run(texts)` is `repair_news`.
+
+    But for the known prefix of an unknown name, and a reference without its ampersand within one.
+    """
     tf = require("tensorflow", "tensorflow", "to tokenize in a graph")
     module = tf.Module()
     names = {name[:-1]: text for name, text in html.entities.html5.items() if name[-1] == ";"}

@@ -81,7 +81,10 @@ def map_safetensors(path: Path) -> dict[str, StoredTensor]:
         # Nobody writes, but PyTorch warns of memory that cannot be written.
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     start = 8 + int.from_bytes(mapped[:8], "little")
-    header = json.loads(mapped[8:start])
+    try:
+        header = json.loads(mapped[8:start])
+    except ValueError:
+        raise BundleError(f"{path} was replaced while it was read: try again") from None
     header.pop("__metadata__", None)
     return {
         name: StoredTensor(

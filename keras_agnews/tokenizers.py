@@ -8,6 +8,7 @@ the names that Hugging Face uses. Threads may share a tokenizer: what it answers
 
 from __future__ import annotations
 
+import codecs
 import functools
 import html
 import json
@@ -15,6 +16,7 @@ import os
 import re
 import string
 import unicodedata
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -605,26 +607,31 @@ class WordPieceTokenizer(Tokenizer):
                     f"{folder / 'tokenizer.json'}: {section}.{key} is {found!r}, where BERT has "
                     f"{wanted!r}; this tokenizer cannot be read"
                 )
-        name = config.get("tokenizer_class")
+        # Where the checkpoint's own config has it, transformers takes it from there.
+        name = config.get("tokenizer_class") or _read_json(folder / "config.json").get(
+            "tokenizer_class"
+        )
         if name not in _BERT_CLASSES and not (whole and name in _ANY_CLASSES):
             raise BundleError(
                 f"{folder / 'tokenizer_config.json'}: tokenizer_class {name!r} is not BERT's"
             )
-        if not config.get("do_basic_tokenize", True):
-            raise BundleError(
-                f"{folder / 'tokenizer_config.json'}: do_basic_tokenize=false is not supported"
-            )
+        for key, wanted in _BERT_OPTIONS.items():
+            if (value := config.get(key, wanted)) != wanted:
+                raise BundleError(
+                    f"{folder / 'tokenizer_config.json'}: {key} is {value!r}, and here it is "
+                    f"{wanted!r}; this tokenizer cannot be read"
+                )
+        others = _read_json(folder / "special_tokens_map.json")
         options: dict[str, Any] = {}
         for option, (config_key, section, key) in CHECKPOINT_OPTIONS.items():
             places = [(config, config_key), (_section(whole, section), key)]
             if name in _ANY_CLASSES:
                 places.reverse()
+            places.append((others, config_key))
             found = [place[at] for place, at in places if at in place]
             if not found:
                 continue
-            value = found[0]
-            # Special tokens are written as a string or as an object that holds one.
-            options[option] = value.get("content") if isinstance(value, dict) else value
+            options[option] = _content(found[0])
         vocabulary = _vocabulary_of_model(folder / "tokenizer.json", whole)
         if vocabulary is None or (folder / "vocab.txt").exists():
             beside = vocabulary
@@ -632,14 +639,30 @@ class WordPieceTokenizer(Tokenizer):
             if beside not in (None, vocabulary):
                 raise BundleError(f"{folder}: vocab.txt and tokenizer.json differ: delete one")
         if vocabulary_size is not None and len(vocabulary) != vocabulary_size:
+            last = "; its last line is empty" if vocabulary[-1] == "" else ""
             raise BundleError(
                 f"{folder}: the vocabulary has {len(vocabulary)} tokens, the embedding "
-                f"{vocabulary_size} rows"
+                f"{vocabulary_size} rows{last}"
             )
         try:
-            return cls(vocabulary, max_length=max_length, **options)
+            tokenizer = cls(vocabulary, max_length=max_length, **options)
         except InputError as error:
             raise BundleError(f"{folder}: {error}") from error
+        around = [tokenizer.start, tokenizer.separator]
+        if name in _ANY_CLASSES and (found := _around(folder / "tokenizer.json")) != around:
+            raise BundleError(
+                f"{folder / 'tokenizer.json'}: a text stands in {found}, and BERT's in {around}; "
+                "this tokenizer cannot be read"
+            )
+        known = {*around, tokenizer.unknown, tokenizer.padding, _content(config.get("mask_token"))}
+        if more := sorted(_added_tokens(config, whole) - {*known, "[MASK]"}):
+            shown = ", ".join(more[:5]) + (f" and {len(more) - 5} more" if len(more) > 5 else "")
+            warnings.warn(
+                f"{folder} adds the tokens {shown}: here they are split into pieces as other words "
+                "are, so that texts which hold them get other ids than with transformers",
+                stacklevel=2,
+            )
+        return tokenizer
 
     def _chunk(self, texts: list[str], limit: int) -> TokenIds:
         most = limit - self.special_tokens
@@ -723,6 +746,13 @@ _BERT_SETTINGS = {
     ("normalizer", "clean_text"): True,
     ("pre_tokenizer", "type"): "BertPreTokenizer",
 }
+# What a tokenizer_config.json must say, where it says anything.
+_BERT_OPTIONS = {
+    "do_basic_tokenize": True,
+    "word_tokenizer_type": "basic",
+    "subword_tokenizer_type": "wordpiece",
+    "truncation_side": "right",
+}
 _BERT_CLASSES = (
     None,
     "BertTokenizer",
@@ -743,6 +773,30 @@ CHECKPOINT_OPTIONS = {
     "separator": ("sep_token", "", ""),
     "padding": ("pad_token", "", ""),
 }
+
+
+def _content(token: Any) -> Any:
+    """A special token, which is written as a string or as an object that holds one."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _added_tokens(config: dict[str, Any], whole: dict[str, Any]) -> set[str]:
+    """The tokens that are found in a text before it is parted into words."""
+    entries = [*_section(config, "added_tokens_decoder").values()]
+    if isinstance(listed := whole.get("added_tokens"), list):
+        entries += listed
+    return {token for token in map(_content, entries) if isinstance(token, str)}
+
+
+def _around(path: Path) -> list[str]:
+    """The tokens of an empty text."""
+    import tokenizers
+
+    try:
+        found: list[str] = tokenizers.Tokenizer.from_file(str(path)).encode("").tokens
+    except Exception as error:  # the library's own have no other class
+        raise BundleError(f"{path} cannot be read by the tokenizers library: {error}") from None
+    return found
 
 
 def _section(whole: dict[str, Any], name: str) -> dict[str, Any]:
@@ -813,6 +867,11 @@ def read_vocabulary(path: str | os.PathLike[str]) -> tuple[str, ...]:
         raise BundleError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
     if not data:
         raise BundleError(f"{path} is empty: a vocabulary has one token a line")
+    if data.startswith(codecs.BOM_UTF8):
+        raise BundleError(
+            f"{path} begins with a byte order mark, which is no part of a token: "
+            "save it as UTF-8 without"
+        )
     if fault := _vocabulary_fault(vocabulary):
         raise BundleError(f"{path}, line {fault[0] + 1}: {fault[1]}")
     return tuple(vocabulary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,21 @@ def test_transformers_gives_the_same_ids_and_logits(pair: tuple[Any, Path, Path]
         with torch.no_grad():
             expected = model(torch.tensor([theirs])).logits.softmax(-1).numpy()
         np.testing.assert_allclose(classifier.predict(text), expected, atol=1e-4)
+
+
+def test_the_longest_word_is_kept(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = oracle.bert_config()
+    source = oracle.checkpoint(tmp_path / "source", config, oracle.random_tensors(config, 3))
+    settings = {"tokenizer_class": "BertTokenizer", "max_input_chars_per_word": 200}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    classifier = keras_agnews.load(source)
+    written = classifier.save_hugging_face(tmp_path / "written")
+    theirs = transformers.AutoTokenizer.from_pretrained(written)
+    for text in ("a" * 150, "a" * 201, TEXTS[0]):
+        ids = theirs(text, truncation=True)["input_ids"]  # where model_max_length says
+        assert ids == classifier.tokenizer.encode(text)
+    assert keras_agnews.load(written).tokenizer.options() == classifier.tokenizer.options()
 
 
 def test_what_they_cannot_be_is_refused_by_its_field(tmp_path: Path) -> None:

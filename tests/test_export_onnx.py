@@ -133,6 +133,25 @@ def test_a_word_model_is_written_without_a_tokenizer(name: str, tmp_path: Path) 
         np.testing.assert_allclose(scores, classifier.predict([*TEXTS[:9], ""]), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["tiny-transformer", "gru-attention"])
+@pytest.mark.filterwarnings("ignore:.*no tokenizer")
+def test_padding_may_stand_anywhere(name: str, tmp_path: Path) -> None:
+    """As for Keras, whose own `pad_sequences` puts it in front."""
+    import keras
+
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    classifier = keras_agnews.load(name)
+    session = onnxruntime.InferenceSession(classifier.export(tmp_path / "model.onnx"))
+    rows = [classifier.tokenizer.encode(text) for text in TEXTS[:6]]
+    front = keras.utils.pad_sequences(rows, dtype="int32")
+    between = np.insert(front, [3, 7, front.shape[1] - 2], 0, axis=1)
+    for ids in (front, between):
+        expected = keras.ops.convert_to_numpy(classifier.model({"input_word_ids": ids}))
+        (found,) = session.run(["logits"], {"input_word_ids": ids})
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_a_word_model_is_not_written_beside_the_tokenizer_of_another(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     config = oracle.bert_config()

@@ -176,6 +176,20 @@ def test_a_tokenizer_of_keras_hubs_is_read_whole_or_refused(
     assert ids == numpy(theirs("Rain, \N{SNOWMAN} and wind")).tolist()
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("head", [{"num_classes": 1}, {"num_classes": 3, "activation": "sigmoid"}])
+def test_a_head_that_is_no_softmax_is_refused(
+    models: Any, tmp_path: Path, head: dict[str, Any]
+) -> None:
+    backbone = models.BertBackbone(len(oracle.VOCABULARY), 1, 2, 4, 4, max_sequence_length=40)
+    tokenizer = models.BertTokenizer(vocabulary=list(oracle.VOCABULARY), lowercase=True)
+    preprocessor = models.BertTextClassifierPreprocessor(tokenizer, sequence_length=16)
+    theirs = models.BertTextClassifier(backbone, preprocessor=preprocessor, **head)
+    theirs.save_to_preset(str(tmp_path))
+    with pytest.raises(BundleError, match=f"num_classes is {head['num_classes']}, activation"):
+        keras_agnews.load(f"keras_hub:{tmp_path}")
+
+
 @pytest.mark.parametrize(
     ("preset", "name"),
     [

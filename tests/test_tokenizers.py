@@ -13,6 +13,7 @@ import sys
 import time
 import tracemalloc
 import unicodedata
+import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -909,6 +910,7 @@ def test_a_vocabulary_comes_back(
         (b"a\r\nb\r\n", r"line 1: 'a\\r' holds"),
         (b"a\n" + b"x" * 600, "line 2: token of 600 characters"),
         (b"a\n\n\n", "line 3: '' is a duplicate of token 1"),
+        (b"\xef\xbb\xbf[PAD]\n[UNK]\n", "byte order mark"),
     ],
 )
 def test_a_broken_vocabulary_file_is_named(tmp_path: Path, data: bytes, message: str) -> None:
@@ -1023,6 +1025,19 @@ def test_tokenizer_json_serves_where_the_rest_is_missing(tmp_path: Path) -> None
         ({"tokenizer_config": []}, r"tokenizer_config\.json must hold an object"),
         ({"tokenizer_config": {"tokenizer_class": "RobertaTokenizer"}}, "'RobertaTokenizer'"),
         ({"tokenizer_config": {"do_basic_tokenize": False}}, "do_basic_tokenize"),
+        ({"tokenizer_config": {"word_tokenizer_type": "mecab"}}, "type is 'mecab'"),
+        ({"tokenizer_config": {"truncation_side": "left"}}, "truncation_side is 'left'"),
+        ({"config": {"tokenizer_class": "BertJapaneseTokenizer"}}, "'BertJapaneseTokenizer'"),
+        ({"special_tokens_map": {"sep_token": "</s>"}}, "lacks the separator token '</s>'"),
+        ({"vocabulary": (*PIECES, "")}, "the embedding .* rows; its last line is empty"),
+        (
+            {
+                "tokenizer": {"version": "1.0", "added_tokens": [], **WHOLE},
+                "tokenizer_config": {"tokenizer_class": "PreTrainedTokenizerFast"},
+                "vocabulary": None,
+            },
+            r"a text stands in \[\], and BERT's in \['\[CLS\]', '\[SEP\]'\]",
+        ),
         ({"tokenizer_config": {"do_lower_case": "yes"}}, "lowercase='yes' must be bool"),
         ({"tokenizer_config": {"cls_token": "<s>"}}, "lacks the start token '<s>'"),
         ({"tokenizer_config": {"tokenizer_class": "TokenizersBackend"}}, "'TokenizersBackend'"),
@@ -1066,7 +1081,9 @@ def test_of_two_files_that_differ_the_one_counts_that_transformers_reads(
     tmp_path: Path, kind: str, lowercase: bool
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    whole = {"version": "1.0", "added_tokens": [], **WHOLE}
+    ends = [[token, PIECES.index(token)] for token in ("[SEP]", "[CLS]")]
+    around = {"type": "BertProcessing", "sep": ends[0], "cls": ends[1]}
+    whole = {"version": "1.0", "added_tokens": [], **WHOLE, "post_processor": around}
     whole["normalizer"] = WHOLE["normalizer"] | {"lowercase": lowercase}
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "pad")}
     settings = {"tokenizer_class": kind, "do_lower_case": not lowercase, **special}
@@ -1077,3 +1094,19 @@ def test_of_two_files_that_differ_the_one_counts_that_transformers_reads(
     for text in ("Oil OIL oil", "Prices", "a"):
         plain = theirs(text, add_special_tokens=False)["input_ids"]
         assert ours([text], padding=False)["input_ids"][0][1:-1] == plain, text
+
+
+@pytest.mark.parametrize("place", ["tokenizer", "tokenizer_config"])
+def test_tokens_that_a_checkpoint_adds_are_told(tmp_path: Path, place: str) -> None:
+    roles = [{"content": token} for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
+    entries = [*roles, {"content": "<url>"}, {"content": "@user"}]
+    files: dict[str, Any] = {
+        "tokenizer": {"added_tokens": entries},
+        "tokenizer_config": {"added_tokens_decoder": dict(enumerate(entries))},
+    }
+    with pytest.warns(UserWarning, match=r"adds the tokens <url>, @user: here"):
+        WordPieceTokenizer.from_hugging_face(checkpoint(tmp_path, **{place: files[place]}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        usual = {key: {"added_tokens": roles} for key in files}
+        WordPieceTokenizer.from_hugging_face(checkpoint(tmp_path, **usual))

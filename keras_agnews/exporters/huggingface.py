@@ -64,7 +64,12 @@ def write(
             prefix = "" if row.ours.startswith(("logits/", "head")) else f"{family.model_type}."
             tensors[prefix + name] = np.ascontiguousarray(value.T if row.transposed else value)
     names = {theirs: getattr(tokenizer, ours) for ours, (theirs, *_) in CHECKPOINT_OPTIONS.items()}
-    names |= {"tokenizer_class": "BertTokenizer", "model_max_length": description.max_length}
+    # Transformers 5 makes a BertTokenizer anew, with its own longest word.
+    usual = tokenizer.max_word_characters == 100
+    names |= {
+        "tokenizer_class": "BertTokenizer" if usual else "PreTrainedTokenizerFast",
+        "model_max_length": description.max_length,
+    }
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory):
         # Without its config it is no checkpoint: who is killed leaves none, not half of each.
@@ -165,7 +170,7 @@ def networks(directory: Path) -> set[str]:
 
 def check_tokenizer(beside: Path, text: str | None, others: set[str], name: str) -> None:
     """`InputError` where a tokenizer.json of others is not the one that `name` needs, or none."""
-    if beside.is_file() and beside.read_text(encoding="utf-8") != text:
+    if beside.is_file() and beside.read_text(encoding="utf-8", errors="replace") != text:
         raise InputError(
             f"{beside} is that of {', '.join(sorted(others)) or 'another model'}, and {name} needs "
             f"{'none' if text is None else 'a different one'}: give it a directory of its own"

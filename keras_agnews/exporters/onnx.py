@@ -91,10 +91,13 @@ class _Graph:
         self.tensors: list[Any] = []
         self._known: set[str] = set()
 
-    def node(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
-        """Add an operation; returns the name of its output."""
+    def node(
+        self, kind: str, inputs: list[str], output: str = "", *more: str, **attributes: Any
+    ) -> str:
+        """Add an operation; returns the name of its (first) output."""
         output = output or f"{kind}_{len(self.nodes)}"
-        self.nodes.append(self._onnx.helper.make_node(kind, inputs, [output], **attributes))
+        outputs = [output, *more]
+        self.nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, **attributes))
         return output
 
     def weight(self, name: str) -> str:
@@ -208,7 +211,14 @@ def _block(
 def _gru(g: _Graph, config: GruConfig, every_token: bool) -> str:
     """The computation of `layers.GruEncoder` and of the head; returns the logits."""
     ids, units = "input_word_ids", config.hidden_size // 2
-    mask = g.node("Not", [g.node("Equal", [ids, g.constant(np.int32(0))])])
+    padding = g.constant(np.int32(0))
+    # ONNX's GRU knows a length and no mask: tokens come first, in their order, wherever the padding
+    # was. Of equal ones its TopK takes the first first.
+    tokens = g.node("Cast", [g.node("Not", [g.node("Equal", [ids, padding])])], to=1)
+    length = g.node("Shape", [ids], start=1, end=2)
+    g.node("TopK", [tokens, length], "tokens first", "places", axis=1)
+    ids = g.node("GatherElements", [ids, "places"], axis=1)
+    mask = g.node("Not", [g.node("Equal", [ids, padding])])
     numbers = g.node("Cast", [mask], to=1)
     count = g.node("ReduceSum", [numbers, g.constant(np.array([1]))], keepdims=0)
     # A text without tokens is read as one that has one, whose weight is then 0.

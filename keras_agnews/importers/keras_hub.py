@@ -158,6 +158,12 @@ def open_checkpoint(preset: str) -> KerasHubCheckpoint:
         raise BundleError(f"{preset}: {error}") from None
     labels: tuple[str, ...] = LABELS
     if classifier is not None:
+        activation = keras.activations.serialize(classifier.activation)
+        if classifier.num_classes < 2 or activation not in ("linear", "softmax"):
+            raise BundleError(
+                f"{preset} is no classifier into one of several classes: num_classes is "
+                f"{classifier.num_classes}, activation {activation!r}"
+            )
         labels = tuple(f"LABEL_{i}" for i in range(classifier.num_classes))
     draft = Bundle(
         name=name_of(preset),

@@ -194,7 +194,7 @@ def _convert(directory: Path, place: Path, handle: str | None) -> None:
             f"{directory} could not be converted into {place} ({error}): "
             "set KERAS_AGNEWS_CACHE to a directory that can be written"
         ) from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # the latter of a type that TensorFlow does not know
         message = str(error)
         raise BundleError(
             message if str(directory) in message else f"{directory}: {message}"
