@@ -164,7 +164,8 @@ class Batches(keras.utils.PyDataset):
         batch_size: rows of a batch.
         sample_weight: float32 `(n,)`, optional.
         shuffle: whether to draw batches anew each epoch.
-        seed: of the shuffling; drawn where it is `None`.
+        seed: of the shuffling; drawn where it is `None`. Keras's `fit` begins with epoch 0 or 1,
+            as the backend looks at a batch beforehand or not; `start_epoch` says which it is.
         steps: at most so many batches an epoch.
     """
 

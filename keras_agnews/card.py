@@ -155,7 +155,7 @@ def _result(row: dict[str, Any], address: str | None) -> Any:
         task_type=TASK,
         dataset_type="fancyzhx/ag_news" if is_agnews else name,
         dataset_name=data,
-        dataset_split=next((s for s in ("test", "train") if data.endswith(s)), None),
+        dataset_split=next((s for s in ("test", "train") if data.endswith(f" {s}")), None),
         metric_type=kind,
         metric_name=_TITLES[metric],
         metric_value=value,
@@ -218,4 +218,4 @@ def _section(description: Bundle, address: str | None) -> str:
 
 def _plain(text: str) -> str:
     """`text` as Markdown shows it: on one line, and nothing in it that would be more than text."""
-    return re.sub(r"([\\`*\[\]<>|#])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_~&\[\]<>|#])", r"\\\1", " ".join(text.split()))

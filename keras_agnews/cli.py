@@ -228,7 +228,7 @@ def explain_(name: str, text: str, output: Path, label: str | None, base: str | 
     """
     from keras_agnews import pages
 
-    pages.check_path(output)
+    pages.check_path(output := expanded(output))
     clf = _load(name, base=base)
     from keras_agnews import attention
     from keras_agnews.explain_page import explanation_page
@@ -321,7 +321,10 @@ def _directory(name: str) -> Path:
 
 
 def _accuracy(description: Bundle) -> dict[str, Any]:
-    """The accuracy on the most rows, and which data they are: the validation rows at the last."""
+    """The accuracy on the most rows, and which data they are.
+
+    A test split's is before others, and that of the validation rows the last.
+    """
     measured = [
         row
         for row in description.results
@@ -329,7 +332,12 @@ def _accuracy(description: Bundle) -> dict[str, Any]:
     ]
     if not measured:
         return {"accuracy": None, "accuracy_on": None}
-    best = max(measured, key=lambda row: (row.get("data") != _VALIDATION, row.get("rows", 0)))
+
+    def rank(row: dict[str, Any]) -> tuple[bool, bool, int]:
+        data = str(row.get("data", ""))
+        return data != _VALIDATION, data.endswith(" test"), row.get("rows", 0)
+
+    best = max(measured, key=rank)
     return {"accuracy": float(best["value"]), "accuracy_on": str(best.get("data", ""))}
 
 
@@ -509,7 +517,7 @@ def evaluate(
     from keras_agnews.metrics import calibration_error, scores
 
     if report is not None:
-        pages.check_path(report)
+        pages.check_path(report := expanded(report))
     if record:
         bundle.read(place := _directory(name))
         check_writable(place, f"--record: {place}")
@@ -531,7 +539,9 @@ def evaluate(
             "calibration_error": error,
             "documents_per_second": speed,
         }
-        _record(name, f"{dataset.name} test", measured, len(dataset.texts), mixed_precision)
+        source = "agnews" if dataset.note == "complete" else dataset.name
+        measured_on = f"{source} {dataset.split}".strip()
+        _record(name, measured_on, measured, len(dataset.texts), mixed_precision)
     per_class = {
         label: {**result.of_class(i), "rows": int(result.confusion[i].sum())}
         for label, i in index.items()
@@ -541,7 +551,7 @@ def evaluate(
             {
                 "model": clf.description.name,
                 "data": dataset.source,
-                "note": dataset.note,
+                "note": dataset.note if dataset.split else "",
                 "rows": len(dataset.texts),
                 "truncated": truncated,
                 "accuracy": result.accuracy,
@@ -555,7 +565,7 @@ def evaluate(
             }
         )
         return
-    note = f" ({dataset.note})" if dataset.note else ""
+    note = f" ({dataset.note})" if dataset.split else ""
     print_pairs(
         {
             "model": clf.description.name,

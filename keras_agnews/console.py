@@ -12,6 +12,7 @@ from typing import Any, Literal, TextIO
 import click
 
 _LINE_SECONDS = 60.0
+_WITHIN_WORDS = "\u200c\u200d\u00a0"  # joiners, of scripts and emoji, and the no-break space
 # How many are done, and a word on it.
 Advance = Callable[[int, str], None]
 
@@ -48,7 +49,7 @@ def progress_bar(wanted: bool, total: int) -> Iterator[Advance]:
     if not wanted or sys.stderr is None:
         yield lambda done, note: None
         return
-    if not console.is_terminal:
+    if not is_terminal(sys.stderr):  # which rich takes FORCE_COLOR's word for
         yield _line_a_minute(total)
         return
     with Progress(*columns, console=console, refresh_per_second=2) as bar:
@@ -118,13 +119,13 @@ def printable(text: str) -> str:
     """`text` on one line, without characters that would steer a terminal."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else " " for c in text)
+    return "".join(c if c.isprintable() or c in _WITHIN_WORDS else " " for c in text)
 
 
 def human_bytes(count: int) -> str:
     """A number of bytes in three digits, e.g. "1.48 MB"."""
     value, unit = float(count), "B"
     for larger in ("kB", "MB", "GB"):
-        if value >= 1000:
+        if value >= 999.5:  # which three digits round to 1000
             value, unit = value / 1000, larger
     return f"{value:.3g} {unit}"

@@ -84,6 +84,8 @@ class Dataset:
         note: for AG News "complete" or, say, "62,957 of 120,000 rows"; else empty. The parts of
             `validation.split_validation` add what was held out.
         source: the path that was read, or the Hub repository with its revision.
+        split: "train" or "test" of AG News; empty where nobody knows, as of a file with some of
+            its rows.
     """
 
     texts: list[str]
@@ -91,6 +93,7 @@ class Dataset:
     label_names: tuple[str, ...]
     note: str
     source: str
+    split: str = ""
 
     @property
     def name(self) -> str:
@@ -231,6 +234,11 @@ def read_rows(
     for line, text, label in _READERS[file.suffix.lower()](file, text_column, label_column):
         if not label:
             raise DataError(f"{file}, line {line}: the label ({label_column!r}) is empty")
+        if re.search("[\ud800-\udfff]", label):
+            raise DataError(
+                f"{file}, line {line}: the label {label!r} holds half a surrogate pair, a broken "
+                "character"
+            )
         if positions is not None and label not in positions:
             raise DataError(
                 f"{file}, line {line}: label {label!r} is not one of {', '.join(positions)}"
@@ -317,6 +325,8 @@ def _lines(path: Path) -> Iterator[str]:
         # Lines are cut as bytes, so that a fault in one is known to be in that one.
         with path.open("rb") as file:
             for line, raw in enumerate(file, 1):
+                if line == 1 and raw.startswith((b"\x1f\x8b", b"PK\3\4")):
+                    raise DataError(f"{path}, line 1: the file is compressed: unpack it")
                 if b"\0" in raw:
                     raise DataError(f"{path}, line {line}: a NUL byte; save the file as UTF-8")
                 yield raw.decode("utf-8-sig" if line == 1 else "utf-8")
@@ -374,7 +384,8 @@ def _read_agnews(path: Path, split: str, origin: str) -> Dataset:
             and _digest(files[0], "md5") != pin.csv_md5
         )
         note = f"{note}, not the published file" if altered else "complete"
-    return Dataset(texts, np.array(labels, np.int32), LABELS, note, str(path))
+    known = split if path.is_dir() or note == "complete" else ""
+    return Dataset(texts, np.array(labels, np.int32), LABELS, note, str(path), known)
 
 
 def _split_files(directory: Path, split: str) -> list[Path]:
@@ -403,7 +414,7 @@ def _read_agnews_csv(file: Path) -> Iterator[tuple[str, int]]:
 
 def _agnews_rows(file: Path) -> Iterator[tuple[list[str], int]]:
     """Title and description, or the joined text alone, and the class of each row."""
-    width = line = 0
+    width, line, first = 0, 0, True
     for line, row in _csv_rows(file):
         width = width or len(row)
         if width not in (2, 3):
@@ -417,9 +428,17 @@ def _agnews_rows(file: Path) -> Iterator[tuple[list[str], int]]:
             )
         label = _CSV_CLASSES.get(row[0].strip())
         if label is None:
+            header = first and not re.fullmatch(r"\s*[0-9]*\s*", row[0])
             raise DataError(
-                f"{file}, line {line}: class {row[0][:40]!r} is not 1, 2, 3 or 4 ({_CSV_SHAPE})"
+                f"{file}, line {line}: class {row[0][:40]!r} is not 1, 2, 3 or 4 "
+                + (
+                    "(if it is AG News with a header, delete that line; if it is not, name its "
+                    "text column and its label column)"
+                    if header
+                    else f"({_CSV_SHAPE})"
+                )
             )
+        first = False
         yield row[1:], label
     if not width:
         raise DataError(f"{file}, line 1: the file holds no rows")
@@ -546,9 +565,9 @@ def _cache_files(split: str) -> tuple[Path, Path]:
     return folder / f"{split}.csv", folder / f"{split}.json"
 
 
-def _hub_dataset(texts: list[str], labels: list[int]) -> Dataset:
+def _hub_dataset(texts: list[str], labels: list[int], split: str) -> Dataset:
     source = f"{HUB_REPOSITORY}@{HUB_REVISION}"
-    return Dataset(texts, np.array(labels, np.int32), LABELS, "complete", source)
+    return Dataset(texts, np.array(labels, np.int32), LABELS, "complete", source, split)
 
 
 def _record(file: Path) -> dict[str, object]:
@@ -568,7 +587,7 @@ def _from_cache(split: str) -> Dataset | None:
         warnings.warn(f"{rows_file} is damaged and is fetched again", stacklevel=3)
         return None
     texts, labels = zip(*_read_agnews_csv(rows_file), strict=True)
-    return _hub_dataset(list(texts), list(labels))
+    return _hub_dataset(list(texts), list(labels), split)
 
 
 def _from_hub(split: str) -> Dataset:
@@ -608,7 +627,7 @@ def _from_hub(split: str) -> Dataset:
             f"{rows_file.parent} cannot be written ({error.strerror or error}); set "
             "KERAS_AGNEWS_CACHE to a directory that can"
         ) from error
-    return _hub_dataset(texts, labels)
+    return _hub_dataset(texts, labels, split)
 
 
 def _download(path: str) -> tuple[Path, str]:

@@ -21,11 +21,15 @@ Forward = Callable[[Inputs], np.ndarray]
 
 
 def compile_forward(model: keras.Model) -> Forward:
-    """A function from arrays, as the model's inputs, to its output, a float32 array.
+    """A function from arrays, as the model's inputs, to its output, in the output's own type.
 
     It always computes with the model's present weights and in its present precision, never in
     training mode, compiles once a shape where the backend compiles, and may be called from
     several threads.
+
+    What PyTorch and TensorFlow keep of a program they do not give back with the model: 7 to 19 MB
+    and 8 to 28 MB of a process for each model of the zoo's small ones that has answered, so load a
+    model once.
     """
     # Of one state alone: a program of an earlier one may hold weights that are no longer wanted.
     compiled: tuple[Any, Forward] | None = None

@@ -67,7 +67,9 @@ class RecurrentInitializer(keras.initializers.Orthogonal):
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         if _weights_follow.get():
             return ops.zeros(shape, dtype=dtype)
-        return super().__call__(shape, dtype=dtype)
+        # No backend orthogonalizes numbers of 16 bits.
+        values = super().__call__(shape, dtype="float32")
+        return ops.cast(values, dtype or keras.config.floatx())
 
 
 def activation_function(name: str) -> Any:
@@ -297,6 +299,7 @@ class TransformerEmbedding(_Layer):
         )
         self.normalization = self._norm("norm") if norm else None
         self.dropout_layer = Dropout(dropout, dtype=self.dtype_policy)
+        self.autocast = False  # ids that come as floats would be rounded to other ids
 
     def build(self, input_shape: Any) -> None:
         self.tokens.build(input_shape)
@@ -319,13 +322,13 @@ class TransformerEmbedding(_Layer):
 
     def call(self, ids: Any, types: Any = None, training: bool | None = None) -> Any:
         length = ops.shape(ids)[1]
-        if isinstance(length, int) and length > self.max_positions:
-            raise InputError(
-                f"{length} tokens are more than the model's {self.max_positions} positions: "
-                "tokenize with a smaller max_length"
-            )
+        self._check_length(length)
         hidden = self.tokens(ids)
-        hidden = hidden + ops.cast(self.positions[:length], hidden.dtype)
+        if isinstance(length, int) or keras.backend.backend() != "jax":
+            places = self.positions[:length]
+        else:  # a name for a number, as long as Keras asks JAX for shapes alone
+            places = ops.take(self.positions, ops.arange(length), axis=0)
+        hidden = hidden + ops.cast(places, hidden.dtype)
         if self.types is not None:
             rows = self.types[0] if types is None else self._rows_of(types, training)
             hidden = hidden + ops.cast(rows, hidden.dtype)
@@ -333,7 +336,15 @@ class TransformerEmbedding(_Layer):
             hidden = self.normalization(hidden)
         return self.dropout_layer(hidden, training=training)
 
+    def _check_length(self, length: Any) -> None:
+        if isinstance(length, int) and length > self.max_positions:
+            raise InputError(
+                f"{length} tokens are more than the model's {self.max_positions} positions: "
+                "tokenize with a smaller max_length"
+            )
+
     def _rows_of(self, types: Any, training: bool | None) -> Any:
+        types = ops.cast(types, "int32")
         if not training:
             return ops.take(self.types, types, axis=0)
         # The gradient of a lookup adds the positions of a whole batch to one row: on PyTorch in
@@ -342,6 +353,7 @@ class TransformerEmbedding(_Layer):
         return ops.matmul(known, ops.cast(self.types, self.compute_dtype))
 
     def compute_output_shape(self, ids_shape: Any, types_shape: Any = None) -> Any:
+        self._check_length(ids_shape[1])
         return (*ids_shape, self.hidden_size)
 
 
@@ -357,11 +369,18 @@ def _attention(query: Any, key: Any, value: Any, attend: Any, training: bool | N
         # On a GPU, Keras tries cuDNN wherever the type is one of its own, which refuses a mask of
         # one row: Keras then logs an error for each layer.
         queries, keys = query.shape[1], key.shape[1]
-        if training or keys is None or keys < _FLASH_KEYS or queries != keys:
+        if training or not isinstance(keys, int) or keys < _FLASH_KEYS or queries != keys:
             flash = False
         elif attend is not None:
             attend = ops.broadcast_to(attend, (ops.shape(attend)[0], 1, queries, keys))
     return ops.dot_product_attention(query, key, value, mask=attend, flash_attention=flash)
+
+
+def _masked(scores: Any, mask: Any) -> Any:
+    """Scores float32, or wider; far below all others where the mask is false."""
+    # As a bare number, PyTorch's would be of Keras's floatx: of 16 bits that is minus infinity.
+    far = ops.convert_to_tensor(-1e9, keras.backend.standardize_dtype(scores.dtype))
+    return ops.where(mask, scores, far)
 
 
 @register()
@@ -398,9 +417,10 @@ class SelfAttention(_Layer):
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         super().__init__(arguments, **kwargs)
-        if key_size is None and hidden_size % heads:
+        if heads < 1 or (key_size is None and hidden_size % heads):
             raise InputError(
-                f"hidden_size {hidden_size} is no multiple of heads {heads}: give key_size"
+                f"hidden_size {hidden_size} is no multiple of heads {heads}: give key_size, and at "
+                "least one head"
             )
         self._width = key_size or hidden_size // heads
         self.query = self._dense(heads * self._width, "query")
@@ -444,8 +464,11 @@ class SelfAttention(_Layer):
         scores = ops.einsum("bqhd,bkhd->bhqk", query, key) * self._width**-0.5
         scores = ops.cast(scores, "float32")
         if attend is not None:
-            scores = ops.where(attend, scores, -1e9)
+            scores = _masked(scores, attend)
         return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
+
+    def compute_output_shape(self, hidden_shape: Any, attend_shape: Any = None) -> Any:
+        return hidden_shape
 
     def compute_output_spec(
         self,
@@ -532,6 +555,9 @@ class TransformerBlock(_Layer):
         change = self.feed_forward_dropout_layer(change, training=training)
         return self.feed_forward_norm(hidden + change)
 
+    def compute_output_shape(self, hidden_shape: Any, attend_shape: Any = None) -> Any:
+        return hidden_shape
+
     def compute_output_spec(
         self,
         hidden: Any,
@@ -573,6 +599,7 @@ class _Encoder(_Layer):
         # `layers` is what Keras calls the layers that a model holds.
         arguments["num_layers"] = arguments.pop("layers")
         super().__init__(arguments, **kwargs)
+        self.autocast = False  # as of `TransformerEmbedding`; it has no weights of its own
 
     @classmethod
     def arguments(cls, config: Any) -> dict[str, Any]:
@@ -585,12 +612,18 @@ class _Encoder(_Layer):
         config["layers"] = config.pop("num_layers")
         return config
 
-    def _ids_shape(self, input_shape: Any) -> Any:
-        return input_shape["input_word_ids"] if isinstance(input_shape, dict) else input_shape
+    def _ids_of(self, inputs: Any) -> Any:
+        """The ids in the inputs, or their shape in those of the inputs."""
+        if not isinstance(inputs, dict) or "input_word_ids" not in inputs:
+            kind = f"a dict of {sorted(inputs)}" if isinstance(inputs, dict) else "no dict"
+            raise InputError(
+                f'{self.name} takes a dict, {{"input_word_ids": ids}} at least, not {kind}'
+            )
+        return inputs["input_word_ids"]
 
     def _tokens(self, inputs: dict[str, Any]) -> tuple[Any, Any]:
         """Ids int32, and which of them are tokens: by the mask given, else where they are not 0."""
-        ids = ops.cast(inputs["input_word_ids"], "int32")
+        ids = ops.cast(self._ids_of(inputs), "int32")
         mask = inputs.get("input_mask")
         return ids, ops.not_equal(ids, 0) if mask is None else ops.cast(mask, "bool")
 
@@ -681,7 +714,7 @@ class TransformerEncoder(_Encoder):
         self.mean_pooling = MaskedMeanPooling(dtype=self.dtype_policy, name="mean_pooling")
 
     def build(self, input_shape: Any) -> None:
-        ids = self._ids_shape(input_shape)
+        ids = self._ids_of(input_shape)
         self.embedding.build(ids)
         hidden = (*ids, self.hidden_size)
         for block in self.blocks:
@@ -714,7 +747,7 @@ class TransformerEncoder(_Encoder):
     def compute_output_spec(
         self, inputs: Any, training: bool | None = None, positions: int | None = None
     ) -> dict[str, Any]:
-        shape = (*inputs["input_word_ids"].shape, self.hidden_size)
+        shape = self.embedding.compute_output_shape(self._ids_of(inputs).shape)
         shapes = [shape] * (len(self.blocks) - 1) + [_shortened(shape, positions)]
         hidden = [keras.KerasTensor(shape, dtype=self.compute_dtype) for shape in shapes]
         pooled = keras.KerasTensor((shape[0], self.hidden_size), dtype=self.compute_dtype)
@@ -841,12 +874,10 @@ class AdditiveAttention(_Layer):
         scores = ops.cast(scores, self._weights_dtype)
         if mask is not None:
             mask = ops.expand_dims(ops.cast(mask, "bool"), 1)
-            scores = ops.where(mask, scores, -1e9)
-        weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
-        if mask is not None:
+            scores = _masked(scores, mask)
+        weights = ops.softmax(scores, axis=-1)
+        if mask is not None:  # where there is nothing to attend to, all weights are alike
             weights = weights * ops.cast(mask, weights.dtype)
-        # The sum is at least 1, or 0 where there is nothing to attend to.
-        weights = weights / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1)
         context = ops.matmul(ops.cast(weights, states.dtype), states)
         if query is None:
             context, weights = context[:, 0], weights[:, 0]
@@ -858,6 +889,10 @@ class AdditiveAttention(_Layer):
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
         """None: what it returns has no position that could be padding."""
+
+    def compute_output_shape(self, states_shape: Any, query_shape: Any = None) -> Any:
+        leading = states_shape[:1] if query_shape is None else query_shape[:2]
+        return (*leading, states_shape[2])
 
     def compute_output_spec(
         self,
@@ -911,6 +946,8 @@ class GruEncoder(_Encoder):
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         super().__init__(arguments, **kwargs)
+        if hidden_size % 2:
+            raise InputError(f"hidden_size {hidden_size} is odd: half of it is for each direction")
         self.embedding = keras.layers.Embedding(
             vocabulary_size,
             embedding_size,
@@ -933,7 +970,7 @@ class GruEncoder(_Encoder):
         )
 
     def build(self, input_shape: Any) -> None:
-        ids = self._ids_shape(input_shape)
+        ids = self._ids_of(input_shape)
         self.embedding.build(ids)
         hidden = (*ids, self.embedding_size)
         for dropout, gru in zip(self.dropout_layers, self.gru_layers, strict=True):
@@ -960,7 +997,7 @@ class GruEncoder(_Encoder):
         }
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
-        batch, length = inputs["input_word_ids"].shape
+        batch, length = self._ids_of(inputs).shape
         hidden = [
             keras.KerasTensor((batch, length, self.hidden_size), dtype=self.compute_dtype)
             for _ in self.gru_layers
@@ -1021,13 +1058,23 @@ class BertPreprocessor(_Layer):
     def call(self, texts: Any) -> dict[str, Any]:
         import tensorflow as tf
 
-        rows = self._tokenizer.ids(tf.convert_to_tensor(texts, tf.string))
+        texts = tf.convert_to_tensor(texts, tf.string)
+        self._check_rank(texts.shape)
+        rows = self._tokenizer.ids(texts)
         ids = rows.to_tensor(shape=(None, self.max_length))
         present = tf.sequence_mask(rows.row_lengths(), self.max_length, tf.int32)
         types = tf.zeros_like(ids)
         return {"input_word_ids": ids, "input_mask": present, "input_type_ids": types}
 
+    def _check_rank(self, shape: Any) -> None:
+        if shape.rank != 1 if hasattr(shape, "rank") else len(shape) != 1:
+            raise InputError(
+                f"texts have the shape {tuple(shape)}, and must have (batch,): "
+                "keras.Input(shape=(), dtype='string')"
+            )
+
     def compute_output_spec(self, texts: Any) -> dict[str, Any]:
+        self._check_rank(texts.shape)
         shape = (texts.shape[0], self.max_length)
         names = ("input_word_ids", "input_mask", "input_type_ids")
         return {name: keras.KerasTensor(shape, dtype="int32") for name in names}

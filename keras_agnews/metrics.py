@@ -58,10 +58,8 @@ def scores(labels: Any, predicted: Any, classes: int) -> Scores:
             f"labels {true.shape} and predicted {answers.shape} must be two lists of one length, "
             "at least 1"
         )
-    for name, values in (("labels", true), ("predicted", answers)):
-        bad = np.flatnonzero((values < 0) | (values >= classes))
-        if len(bad):
-            raise InputError(f"{name}[{bad[0]}] is {values[bad[0]]}, not in 0 to {classes - 1}")
+    _check_classes("labels", true, classes)
+    _check_classes("predicted", answers, classes)
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (true, answers), 1)
     right = confusion.diagonal()
@@ -109,7 +107,8 @@ def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
         labels: int `(n,)`, the true classes.
         bins: their number.
 
-    Raises: `InputError` for no rows, lengths that differ or a number that is not in 0 to 1.
+    Raises: `InputError` for no rows, lengths that differ, a number that is not in 0 to 1 or a
+        class out of range.
     """
     values, true = _paired(probabilities, labels)
     if values.min() < 0 or values.max() > 1 + 1e-6:
@@ -146,6 +145,9 @@ def fit_temperature(logits: Any, labels: Any) -> float:
         labels: int `(n,)`, the true classes.
 
     Returns: a number in 0.05 to 20, a border where the best lies beyond it.
+
+    Raises: `InputError` for no rows, lengths that differ, a number that is not finite or a class
+        out of range.
     """
     values, true = _paired(logits, labels)
     values = values - values.max(axis=1, keepdims=True)
@@ -170,7 +172,16 @@ def _paired(values: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{rows.shape} and labels {true.shape} must be (n, classes) and (n,)")
     if not np.isfinite(rows).all():
         raise InputError("a row has a value that is not finite")
+    _check_classes("labels", true, rows.shape[1])
     return rows, true
+
+
+def _check_classes(name: str, values: np.ndarray, classes: int) -> None:
+    if values.dtype.kind not in "iu":
+        raise InputError(f"{name} must be integers, each the number of a class, not {values.dtype}")
+    bad = np.flatnonzero((values < 0) | (values >= classes))
+    if len(bad):
+        raise InputError(f"{name}[{bad[0]}] is {values[bad[0]]}, not in 0 to {classes - 1}")
 
 
 def _fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -66,6 +66,10 @@ def _forward() -> Product | None:
     return dense
 
 
+def _plain(inputs: Any, kernel: Any, _: None) -> Any:
+    return inputs @ kernel
+
+
 @functools.cache
 def _with_gradient() -> Product | None:
     import torch
@@ -87,9 +91,11 @@ def _with_gradient() -> Product | None:
             inputs, kernel = ctx.saved_tensors
             rows = gradient.flatten(0, -2)
             of_inputs, of_kernel, of_bias = ctx.needs_input_grad
+            # Where the gradient's own is wanted: oneDNN's operation has none.
+            times = _plain if torch.is_grad_enabled() else multiply
             return (
-                multiply(gradient, kernel.t(), None) if of_inputs else None,
-                multiply(inputs.flatten(0, -2).t(), rows, None) if of_kernel else None,
+                times(gradient, kernel.t(), None) if of_inputs else None,
+                times(inputs.flatten(0, -2).t(), rows, None) if of_kernel else None,
                 rows.sum(0) if of_bias else None,
             )
 

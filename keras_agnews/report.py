@@ -90,7 +90,7 @@ def report_page(answers: Answers, model: str, data: str) -> str:
 
 <section aria-labelledby="classes">
 <h2 id="classes">Classes</h2>
-<div class="pair">
+<div class="pair tables">
 {_classes(scores, names)}
 {_confusion(scores.confusion, names)}
 </div>

@@ -64,7 +64,10 @@ def split_validation(
         if count > 0:
             held_out.update(rng.permutation(candidates)[:count].tolist())
     if not held_out:
-        raise InputError("no class has two different texts, so none can be held out")
+        raise InputError(
+            "no class has two different texts, so none can be held out: give more rows, or rows to "
+            "validate on (--validation)"
+        )
     seen = {keys[row] for row in held_out}
     training = np.array([row for row, key in enumerate(keys) if key not in seen], np.int64)
     kind = "duplicates"

@@ -505,6 +505,7 @@ def test_what_lies_elsewhere_is_named_with_the_way_on(invoke, tmp_path):
 def test_the_accuracy_of_an_entry_is_that_on_most_rows(model, tmp_path):
     directory = shutil.copytree(model, tmp_path / "model")
     results = [("mine", 2, 1.0), ("validation", 9_000, 0.5), ("agnews test", 7_600, 0.9)]
+    results.append(("train.csv", 8_000, 0.99))
     description = dataclasses.replace(
         bundle.read(directory),
         results=tuple(
@@ -567,13 +568,11 @@ def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
     assert sorted(rows) == sorted({*rows})
     figures = {(row["data"], row["metric"]): row for row in bundle.read(copy).results}
     assert figures["ag_news test", "accuracy"]["value"] == 0.918, "other data's figures stay"
-    assert figures["rows.csv test", "accuracy"]["value"] == round(42 / 63, 4)
-    assert figures["rows.csv test", "accuracy"]["rows"] == 63
-    error = figures["rows.csv test", "calibration_error"]["value"]
+    assert figures["rows.csv", "accuracy"]["value"] == round(42 / 63, 4)
+    assert figures["rows.csv", "accuracy"]["rows"] == 63
+    error = figures["rows.csv", "calibration_error"]["value"]
     assert error == pytest.approx(values["calibration_error"], abs=1e-4)
-    assert (
-        figures["rows.csv test", "documents_per_second"]["backend"] == os.environ["KERAS_BACKEND"]
-    )
+    assert figures["rows.csv", "documents_per_second"]["backend"] == os.environ["KERAS_BACKEND"]
     np.testing.assert_array_equal(
         keras_agnews.load(copy).predict(texts), keras_agnews.load(model).predict(texts)
     )
@@ -599,6 +598,40 @@ def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
     path.write_text("text,label\nOil prices,Weather\n", encoding="utf-8")
     errors = invoke("evaluate", model, "--data", path, code=1).stderr
     assert re.fullmatch(r"Error: .*line 2: label 'Weather' is not one of World, .*\n", errors)
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_a_record_says_test_of_the_test_split_alone(model, invoke, tmp_path):
+    """Rows of the training split in a file of their own are no test, whatever their form."""
+    rows = "".join(f'"{i % 4 + 1}","{text}","more"\n' for i, text in enumerate(TEXTS))
+    for name in ("mine/test.csv", "train.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(rows, encoding="utf-8")
+    copy, data = shutil.copytree(model, tmp_path / "copy"), {}
+    for name in ("mine", "train.csv"):
+        shown = invoke("evaluate", copy, "--data", tmp_path / name, "--record").stdout
+        data[name] = {row["data"] for row in bundle.read(copy).results}
+        assert ("of 7,600 rows" in shown) == (name == "mine")
+    assert data["mine"] == {"ag_news test", "mine test"}
+    assert data["train.csv"] - data["mine"] == {"train.csv"}
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_speed_is_that_of_the_texts_which_were_timed(model, invoke, tmp_path, monkeypatch):
+    import itertools
+    from types import SimpleNamespace
+
+    from keras_agnews import classifier, cli
+
+    clock = itertools.count(0, 2)  # two seconds from one look to the next
+    monkeypatch.setattr(classifier, "WINDOW", 4)
+    monkeypatch.setattr(cli, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "Oil prices,World\n" * 9, encoding="utf-8")
+    values = json.loads(invoke("evaluate", model, "--data", path, "--format", "json").stdout)
+    assert (values["rows"], values["documents_per_second"]) == (9, 4 / 2)
 
 
 @pytest.mark.backend
@@ -988,6 +1021,63 @@ def test_every_option_of_train_reaches_the_run(model, invoke, tmp_path, monkeypa
     assert seen.items() >= given.items()
     assert seen["teacher_embeddings"] is True
     assert seen["progress"] is True
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("pull", ("revision", "local_dir")), ("verify", ("revision", "base"))],
+)
+def test_options_of_pull_and_verify_reach_them(command, options, invoke, monkeypatch):
+    from keras_agnews import hub
+
+    seen = {}
+
+    def called(source, **given):
+        seen.update(given, source=source)
+        return ()
+
+    monkeypatch.setattr(hub, command, called)
+    given = {name: f"the {name}" for name in options}
+    flags = [part for name in options for part in (f"--{name.replace('_', '-')}", given[name])]
+    invoke(command, "hf://user/name", *flags)
+    assert seen == {"source": "hf://user/name"} | given
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_a_directory_to_validate_on_is_its_test_split(invoke, tmp_path, monkeypatch):
+    from keras_agnews import runs
+
+    seen = []
+
+    def run(name, dataset, output, plan, held_out, **options):
+        seen.append(held_out)
+        raise InputError("enough")
+
+    monkeypatch.setattr(runs, "run", run)
+    rows = {"train": '"1","Talks","met"\n"2","Cup","won"\n', "test": '"3","Oil","up"\n'}
+    for split, text in rows.items():
+        (tmp_path / f"{split}.csv").write_text(text)
+    places = ("--data", tmp_path, "--validation", tmp_path, "--output", tmp_path / "m")
+    invoke("train", "tiny-transformer", *places, code=1)
+    assert [rows.texts for rows in seen] == [["Oil up"]]
+
+
+@pytest.mark.once
+def test_sizes_have_three_digits_and_words_their_joiners():
+    from keras_agnews.console import human_bytes, printable
+
+    sizes = {0: "0 B", 999: "999 B", 1000: "1 kB", 999_499: "999 kB", 999_500: "1 MB"}
+    sizes |= {1_480_000: "1.48 MB", 999_999_999: "1 GB", 5_200_000_000_000: "5.2e+03 GB"}
+    assert {count: human_bytes(count) for count in sizes} == sizes
+    for text in (
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "\U0001f468\u200d\U0001f469",
+        "10\u00a0%",
+    ):
+        assert printable(text) == text
+    assert printable("a\x1b[2J\nb\u202ec\r") == "a [2J b c "
 
 
 @pytest.mark.once

@@ -83,7 +83,7 @@ def test_unpacks_into_texts_labels_and_names(written: Callable[..., Path]) -> No
     assert labels.dtype == np.int32
     assert labels.tolist() == [2, 0]
     assert label_names == ("World", "Sports", "Business", "Sci/Tech")
-    assert (read.note, read.source) == ("2 of 7,600 rows", str(file))
+    assert (read.note, read.source, read.split) == ("2 of 7,600 rows", str(file), "")
     with pytest.raises(TypeError, match="len"):
         len(read)  # type: ignore[arg-type]
 
@@ -96,6 +96,11 @@ def test_unpacks_into_texts_labels_and_names(written: Callable[..., Path]) -> No
         pytest.param(b"4,Probe lands\n2,Cup won", ["Probe lands", "Cup won"], id="no last end"),
         pytest.param(b"\n4,Probe lands\n\n2,Cup won\n\n", ["Probe lands", "Cup won"], id="blank"),
         pytest.param(b"\xef\xbb\xbf4,Probe lands\n 2 ,Cup won\n", ["Probe lands", "Cup won"]),
+        pytest.param(
+            '4,"Probe\n\ufefflands"\n2,Cup won\n'.encode(),
+            ["Probe\n\ufefflands", "Cup won"],
+            id="a mark within",
+        ),
         pytest.param(
             '"4","a ""quoted"", part","b\nc \\\u2028\\d"\n2,,\n'.encode(),
             ['a "quoted", part b\nc \\\u2028\\d', " "],
@@ -165,7 +170,10 @@ def test_a_file_cut_at_any_byte_is_an_error_or_whole_rows(
         pytest.param(THREE + b'"","Cup","won"\n', 3, "class ''", id="no class"),
         pytest.param(THREE + b'"1.0","Cup","won"\n', 3, "class '1.0'", id="a float"),
         pytest.param("\u0663,Cup,won\n", 1, "class '\u0663'", id="another script's digit"),
-        pytest.param(b"Class,Title,Description\n", 1, "text column", id="header"),
+        pytest.param(b"Class,Title,Description\n", 1, "delete that line", id="header"),
+        pytest.param(b"Class,Title,Description\n", 1, "text column", id="another header"),
+        pytest.param(b"\x1f\x8b\x08\0\0", 1, "is compressed: unpack it", id="gzip"),
+        pytest.param(b"PK\3\4\x14\0", 1, "is compressed: unpack it", id="zip"),
         pytest.param(THREE + b'"2","C\xfcp","won"\n', 3, "UTF-8", id="Latin-1"),
         pytest.param(b"\xff\xfe2\x00,\x00a\x00\n\x00", 1, "UTF-8", id="UTF-16"),
         pytest.param(THREE + '"2","Zü'.encode()[:-1], 3, "UTF-8", id="cut within a character"),

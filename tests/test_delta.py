@@ -76,6 +76,20 @@ def test_the_kernel_that_moved_more_gets_more_directions() -> None:
     assert left.sum() == pytest.approx(squares[:-12].sum(), rel=1e-3)
 
 
+def test_directions_are_worth_what_they_bring_for_their_size() -> None:
+    """Of two kernels the smaller one's weaker direction may be the better bargain."""
+    rng = np.random.default_rng(2)
+    shapes, strength = {"small": (20, 10), "large": (200, 100)}, {"small": 1.0, "large": 1.5}
+    tuned = {}
+    for name, (m, n) in shapes.items():
+        u, v = (np.linalg.qr(rng.normal(size=(k, 6)))[0] for k in (m, n))
+        tuned[name] = (strength[name] * u @ v.T).astype(np.float32)
+    base = [(name, np.zeros_like(value)) for name, value in tuned.items()]
+    tensors = delta.difference(tuned, base, 2)
+    # Of 660 numbers: six directions of 30 are worth 1/30 each, those of 300 only 2.25/300.
+    assert {n: tensors[f"{n}/a"].shape[1] for n in shapes} == {"small": 6, "large": 1}
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "fault"),
     [

@@ -195,6 +195,10 @@ def test_preprocessor_takes_what_holds_strings(keras: Any, vocabulary: tuple[str
             assert found[name].dtype == "int32"
             np.testing.assert_array_equal(found[name], expected[theirs])
     assert layer(tf.constant([], tf.string))["input_mask"].shape == (0, 16)
+    columns = (tf.constant([["a"]]), tf.constant("a"), keras.Input((1,), dtype="string"))
+    for texts in columns:  # the shape that `TextVectorization` takes, and a single text
+        with pytest.raises(InputError, match=r"must have \(batch,\): keras.Input\(shape=\(\)"):
+            layer(texts)
     mapped = tf.data.Dataset.from_tensor_slices(TEXTS).batch(4).map(layer)
     np.testing.assert_array_equal(
         np.concatenate([batch["input_word_ids"] for batch in mapped]), expected["input_ids"]

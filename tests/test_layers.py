@@ -227,6 +227,15 @@ def test_no_two_weights_of_a_new_model_are_alike(name: str) -> None:
         assert not np.array_equal(one, other)
 
 
+def test_widths_that_cannot_be_halved_or_headed_are_an_error() -> None:
+    from keras_agnews.layers import GruEncoder, SelfAttention
+
+    with pytest.raises(InputError, match="hidden_size 9 is odd"):
+        GruEncoder(50, 8, 9, 4)
+    with pytest.raises(InputError, match="at least one head"):
+        SelfAttention(8, 0)
+
+
 def test_heads_that_do_not_share_the_width_are_an_error() -> None:
     from keras_agnews.layers import SelfAttention
 
@@ -238,6 +247,141 @@ def test_heads_that_do_not_share_the_width_are_an_error() -> None:
 def test_too_long_an_input_is_an_error(encoder: Any) -> None:
     with pytest.raises(InputError, match=r"17 tokens are more than the model's 16 positions"):
         encoder({"input_word_ids": np.ones((1, 17), "int32")})
+
+
+def test_too_long_an_input_is_an_error_before_there_are_any_ids(encoder: Any) -> None:
+    import keras
+
+    with pytest.raises(InputError, match="17 tokens are more than the model's 16 positions"):
+        encoder({"input_word_ids": keras.Input((17,), dtype="int32")})
+
+
+@pytest.mark.parametrize("name", ["encoder", "gru"])
+def test_what_is_no_dict_of_ids_is_told_so(name: str) -> None:
+    import keras
+
+    for inputs in (IDS, {"token_ids": IDS}, keras.Input((5,), dtype="int32")):
+        with pytest.raises(InputError, match=r"takes a dict, .* at least, not "):
+            make(name)(inputs)
+
+
+def make(name: str, **options: Any) -> Any:
+    from keras_agnews import layers
+
+    if name == "gru":
+        return layers.GruEncoder(600, 8, 8, 4, **options)
+    # On PyTorch, Keras takes 83 and 89 for sizes that are not known.
+    return layers.TransformerEncoder(
+        **ENCODER | {"vocabulary_size": 600, "max_positions": 128}, **options
+    )
+
+
+@pytest.mark.parametrize("name", ["encoder", "gru"])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_ids_that_come_as_floats_are_the_same_ids(name: str, policy: str) -> None:
+    """As `keras.Input((None,))` makes them; of 16 bits, 257 is 256."""
+    layer = make(name, dtype=policy)
+    ids = np.array([[257, 3, 599, 0], [301, 401, 0, 0]], "int32")
+    plain, floats = ({"input_word_ids": x} for x in (ids, ids.astype("float32")))
+    if name == "encoder":
+        plain["input_type_ids"] = (ids > 300).astype("int32")
+        floats["input_type_ids"] = (ids > 300).astype("float32")
+    expected = numpy(layer(plain)["default"])
+    np.testing.assert_array_equal(numpy(layer(floats)["default"]), expected)
+
+
+@pytest.mark.parametrize("name", ["encoder", "gru"])
+def test_a_layer_around_an_encoder_needs_no_shape_of_its_own(name: str) -> None:
+    """Keras then finds the shapes by running it on sizes that have no number."""
+    import keras
+
+    class Around(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = make(name)
+
+        def build(self, shape: Any) -> None:
+            self.encoder.build({"input_word_ids": shape})
+
+        def call(self, ids: Any) -> Any:
+            return self.encoder({"input_word_ids": ids})["default"]
+
+    around = Around()
+    ids = keras.Input((None,), dtype="int32")
+    outputs = around(ids)
+    assert tuple(outputs.shape) == (None, 8)
+    expected = numpy(around.encoder({"input_word_ids": IDS})["default"])
+    found = keras.Model(ids, outputs).predict(IDS, verbose=0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_layers_of_tensors_can_be_wrapped() -> None:
+    """Sentences of a document, each by the same layer."""
+    import keras
+
+    from keras_agnews.layers import AdditiveAttention, SelfAttention, TransformerBlock
+
+    rng = np.random.default_rng(0)
+    documents = rng.normal(size=(2, 3, 5, 8)).astype("float32")
+    for layer in (AdditiveAttention(4), SelfAttention(8, 2), TransformerBlock(8, 2, 12)):
+        found = numpy(keras.layers.TimeDistributed(layer)(documents))
+        one_by_one = [[numpy(layer(documents[i, j][None]))[0] for j in range(3)] for i in range(2)]
+        np.testing.assert_allclose(found, np.array(one_by_one), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["encoder", "gru"])
+def test_an_empty_batch_has_an_empty_answer(name: str) -> None:
+    layer = make(name)
+    layer({"input_word_ids": IDS})
+    assert numpy(layer({"input_word_ids": IDS[:0]})["default"]).shape == (0, 8)
+
+
+@pytest.mark.parametrize("floatx", ["float16", "bfloat16"])
+def test_sixteen_bits_throughout_are_finite_and_can_be_saved(floatx: str, tmp_path: Any) -> None:
+    import keras
+
+    import keras_agnews
+
+    before = keras.config.floatx()
+    try:
+        keras.config.set_floatx(floatx)
+        layer = make("gru")
+        empty = np.array([[5, 6, 7], [0, 0, 0]], "int32")
+        pooled = numpy(layer({"input_word_ids": empty})["default"]).astype("float32")
+        assert np.isfinite(pooled).all()
+        assert not pooled[1].any()
+        classifier = keras_agnews.load("gru-attention")
+        classifier.save(tmp_path / "m.keras")
+        again = keras.saving.load_model(tmp_path / "m.keras")
+        texts = ["Oil prices soar", ""]
+        np.testing.assert_array_equal(again.predict(texts), classifier.predict(texts))
+    finally:
+        keras.config.set_floatx(before)
+
+
+@pytest.mark.once
+def test_a_gradient_of_a_gradient_goes_through_a_dense_layer() -> None:
+    torch = pytest.importorskip("torch")
+    import keras
+
+    from keras_agnews.layers import Dense
+
+    if keras.backend.backend() != "torch":
+        pytest.skip("the layer has a gradient of its own on PyTorch alone")
+    rng = np.random.default_rng(0)
+    layer = Dense(3)
+    layer.build((None, 4))
+    kernel = layer.kernel.value
+    x = torch.tensor(rng.normal(size=(5, 4)), dtype=torch.float32, requires_grad=True)
+
+    def penalty(y: Any) -> Any:
+        (slope,) = torch.autograd.grad(torch.tanh(y).sum(), x, create_graph=True)
+        return torch.autograd.grad((slope**2).sum(), kernel)[0]
+
+    found = penalty(layer(x, training=True))
+    expected = penalty(x @ kernel + layer.bias.value)
+    assert abs(expected).max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_keeps_to_its_own_precision() -> None:

@@ -64,11 +64,19 @@ def test_agrees_with_scikit_learn(oracle, case):
         ([0, 1], [0], r"\(2,\)"),
         ([0, 3], [0, 1], r"labels\[1\] is 3"),
         ([0, 1], [0, -1], r"predicted\[1\] is -1"),
+        ([0.0, 1.0], [0, 1], "labels must be integers"),
     ],
 )
 def test_bad_input_is_named(labels, answers, names):
     with pytest.raises(InputError, match=names):
         scores(labels, answers, 3)
+
+
+def test_a_class_that_is_never_answered_has_no_precision():
+    result = scores([0, 1, 2], [0, 0, 0], 4)
+    assert result.of_class(1) == {"precision": None, "recall": 0.0, "f1": 0.0}
+    assert result.of_class(0) == pytest.approx({"precision": 1 / 3, "recall": 1.0, "f1": 0.5})
+    assert result.of_class(3) == {"precision": None, "recall": None, "f1": None}
 
 
 # --- calibration
@@ -120,6 +128,9 @@ def test_calibration_error_is_its_definition(rows, bins):
         ([[0.5, 0.5]], [0, 1], r"\(2,\)"),
         ([[3.0, -1.0]], [0], "not logits"),
         ([[np.nan, 1.0]], [0], "not finite"),
+        ([[0.5, 0.5]], [2], r"labels\[0\] is 2, not in 0 to 1"),
+        ([[0.5, 0.5]], [-1], r"labels\[0\] is -1"),
+        ([[0.5, 0.5]], ["World"], "labels must be integers"),
     ],
 )
 def test_what_is_no_probability_is_named(probabilities, labels, names):
@@ -163,6 +174,7 @@ def test_temperature_has_bounds_and_wants_finite_logits():
     found = fit_temperature([[9.0, 0.0, 0.0, 0.0], [0.0, 9.0, 0.0, 0.0]], [0, 1])
     score = 1 / (1 + 3 * np.exp(-9 / found))
     assert score == pytest.approx(5 / 6 + 1 / 6 / 4, abs=1e-6)
-    for logits, labels in (([[np.nan, 1.0]], [0]), ([[1.0, 2.0]], [0, 1]), ([1.0], [0])):
+    wrong = (([[np.nan, 1.0]], [0]), ([[1.0, 2.0]], [0, 1]), ([1.0], [0]), ([[1.0, 2.0]], [-1]))
+    for logits, labels in wrong:
         with pytest.raises(InputError):
             fit_temperature(logits, labels)

@@ -211,6 +211,28 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
 # --- the explanation, in a browser
 
 
+def attended(head: np.ndarray) -> str:
+    """What the page says of a head: where a token attends, on average, the most first."""
+    length = len(head)
+    ends = head[:, [0, -1]].sum() - head[0, 0] - head[-1, -1]
+    inner = range(1, length - 1)
+    shares = {
+        "itself": np.trace(head),
+        "the token before": sum(head[i + 1, i] for i in inner),
+        "the token after": sum(head[i - 1, i] for i in inner),
+        "[CLS] and [SEP]": ends,
+    }
+    shares = {name: float(share) / length for name, share in shares.items()}
+    other = 1 - sum(shares.values())
+    parts = sorted(shares.items(), key=lambda item: -item[1])
+
+    def percent(share: float) -> str:
+        return f"{100 * share:.{1 if share < 0.0995 else 0}f} %"
+
+    listed = ", ".join(f"{name} {percent(share)}" for name, share in parts)
+    return f"On average a token attends to {listed}, others {percent(other)}."
+
+
 def test_clicks_and_keys_choose_the_head(visit: Callable[..., Visitor]) -> None:
     seen = explanation()
     visitor = visit(explanation_page(seen, "model"))
@@ -235,6 +257,7 @@ def test_clicks_and_keys_choose_the_head(visit: Callable[..., Visitor]) -> None:
     page.keyboard.press("Enter")
     states.append(shown())
     heads = [(0, 0), (1, 2), (1, 1), (0, 1), (0, 2), (1, 0)]
+    assert visitor.text("#summary").replace("\u00a0", " ") == attended(seen.weights[1, 0])
     for state, (layer, head) in zip(states, heads, strict=True):
         most = seen.weights[layer, head].max()
         assert state[0] == f"Layer {layer + 1}, head {head + 1}"
@@ -313,6 +336,11 @@ def test_tokens_tell_what_they_add(visit: Callable[..., Visitor]) -> None:
     seen = explanation()
     visitor = visit(explanation_page(seen, "model"))
     assert visitor.text("#word") == "\u201cforecast\u201d adds +1.40 to Business"  # the most
+    shades = "[...document.querySelectorAll('.token')].map(e => +e.style.getPropertyValue('--a'))"
+    expected = abs(seen.attribution) / abs(seen.attribution).max()
+    np.testing.assert_allclose(visitor.evaluate(shades), expected, atol=1e-3)
+    kinds = "[...document.querySelectorAll('.token')].map(e => e.classList[1])"
+    assert visitor.evaluate(kinds) == ["special", "against", "for", "for", "for", "special"]
     visitor.page.hover(".token >> nth=1")
     assert visitor.text("#word") == "\u201ccar\u201d adds \u22120.40 to Business"
     visitor.page.click(".token >> nth=2")
@@ -457,6 +485,15 @@ def test_the_report_is_drawn_and_fits_a_phone(visit: Callable[..., Visitor]) -> 
     assert max(map(int, re.findall(r"\d+", background))) < 40
 
 
+def test_the_whole_report_is_on_paper(visit: Callable[..., Visitor]) -> None:
+    """Whose sheets do not scroll."""
+    visitor = visit(report(), viewport={"width": 688, "height": 970})
+    visitor.page.emulate_media(media="print")
+    cut = """[...document.querySelectorAll('.scroll, .pair, figure, svg')].filter(
+        (e) => e.scrollWidth > e.clientWidth + 1 || e.getBoundingClientRect().right > 689)"""
+    assert visitor.evaluate(f"{cut}.map((e) => e.outerHTML.slice(0, 80))") == []
+
+
 def test_nothing_but_our_script_may_run() -> None:
     head = r'http-equiv="Content-Security-Policy" content="([^"]*)"'
     page = explanation_page(explanation(), "model")
@@ -474,4 +511,6 @@ def test_a_page_of_another_label_tells_the_answer_and_that_the_text_was_cut() ->
     seen = SimpleNamespace(**(vars(explanation()) | {"label": "World"}))
     shown = " ".join("".join(Text(explanation_page(seen, "m")).parts).split())
     assert "The model's answer is Business, 87.5" in shown
+    assert "World 10.0 % Carmaker" in shown  # its own score
+    assert "the logit of World would be +0.10. With these words it is +0.50." in shown
     assert "and was cut" in shown

@@ -134,6 +134,27 @@ def test_pretraining_learns_to_tell_masked_words() -> None:
         np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(new.value))
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("trainable", [True, False])
+def test_the_pooler_is_left_as_it_was(trainable: bool, tmp_path: Any) -> None:
+    import keras
+    import reference_bert as oracle
+
+    from keras_agnews.pretraining import pretrain
+    from keras_agnews.recipes import Recipe
+
+    config = oracle.bert_config()
+    folder = oracle.checkpoint(tmp_path / "bert", config, oracle.random_tensors(config, 1))
+    clf = keras_agnews.load(folder)
+    pooler = clf.encoder.pooler_layer
+    pooler.trainable = trainable
+    before = [keras.ops.convert_to_numpy(w.value).copy() for w in pooler.weights]
+    pretrain(clf, TEXTS, Recipe(pretrain_epochs=1, batch_size=8), None, {}, progress=False)
+    assert pooler.trainable == trainable
+    for old, new in zip(before, pooler.weights, strict=True):
+        np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(new.value))
+
+
 def test_an_encoder_of_another_kind_is_refused(classifier: Any) -> None:
     import types
 

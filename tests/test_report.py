@@ -83,6 +83,42 @@ def test_figures_are_those_of_the_rows() -> None:
     assert [int(n.replace(",", "")) for n in shown] == [n for row in counts for n in row]
 
 
+def test_each_mark_stands_where_its_row_says() -> None:
+    """The diagrams against the tables beside them, and these against the rows."""
+    found = answers(2_000)
+    page = report_page(found, "model", "rows")
+    best, score = found.probabilities.argmax(1), found.probabilities.max(1)
+    right = best == found.labels
+    rows = [
+        re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row)
+        for row in re.findall("<tr>(.*?)</tr>", page, re.DOTALL)
+    ]
+    bands = [row for row in rows if re.fullmatch("[01][.][0-9]{2} to [01][.][0-9]{2}", row[0])]
+    assert len(bands) > 5
+    reliability, lengths = re.findall("<svg.*?</svg>", page, re.DOTALL)
+    for band, (x, y) in zip(bands, _circles(reliability), strict=True):
+        low, high = (round(15 * float(edge)) / 15 for edge in band[0].split(" to "))
+        inside = (score > low) & (score <= high)
+        assert band[1:] == [
+            f"{inside.sum():,}",
+            f"{100 * score[inside].mean():.1f}",
+            f"{100 * right[inside].mean():.1f}",
+        ]
+        # On both axes a share of 1 is 300 long.
+        assert x == pytest.approx(44 + 300 * score[inside].mean(), abs=0.06)
+        assert y == pytest.approx(326 - 300 * right[inside].mean(), abs=0.06)
+    groups = by_length(found)
+    floor = np.floor(10 * min(group["interval"][0] for group in groups)) / 10
+    assert 0 < floor < 0.9
+    for group, (_, y) in zip(groups, _circles(lengths), strict=True):
+        assert y == pytest.approx(326 - 300 * (group["accuracy"] - floor) / (1 - floor), abs=0.06)
+
+
+def _circles(picture: str) -> list[tuple[float, float]]:
+    marks = re.findall('<circle cx="([0-9.]+)" cy="([0-9.]+)"', picture)
+    return [(float(x), float(y)) for x, y in marks]
+
+
 def test_the_surest_mistakes_come_first_and_are_only_text() -> None:
     found = answers(1_000)
     page = Parsed(report_page(found, "<i>model</i>", "<u>rows</u>"))
@@ -91,6 +127,11 @@ def test_the_surest_mistakes_come_first_and_are_only_text() -> None:
     assert len(wrong) > SHOWN
     expected = [found.texts[i].replace("\ud800", "\ufffd") for i in wrong[:SHOWN]]
     assert page.quotes == expected
+    verdicts = re.findall(r'<p class="verdict">(.*?)</p>', report_page(found, "m", "r"))
+    for verdict, i in zip(verdicts, wrong, strict=False):
+        label, answer = (NAMES[c] for c in (found.labels[i], found.probabilities[i].argmax()))
+        share = f"{100 * max(found.probabilities[i]):.1f}\N{NO-BREAK SPACE}%"
+        assert " ".join(Parsed(verdict).text.split(" ")) == f"{label} \u2192 {answer} {share}"
     assert not {"script", "i", "u"} & set(page.tags)
     assert page.tags.count("b") == 1 + SHOWN  # ours
 

@@ -644,6 +644,19 @@ def test_metadata_begin_where_the_hub_sees_them(tmp_path: Path, before: str, end
     assert card.words(text) == card.words(card.read(path)) == "# Mine"
 
 
+def test_a_card_says_what_is_a_split_and_shows_names_as_they_are() -> None:
+    names = ("agnews test", "contest", "test.csv", "mine train")
+    results = tuple({"data": n, "metric": "accuracy", "value": 0.5, "rows": 9} for n in names)
+    description = dataclasses.replace(
+        model()[0], source=None, results=results, labels=("_World_", "~~R&amp;D~~")
+    )
+    text = card.render(description, None)
+    found = huggingface_hub.ModelCard(text).data.eval_results
+    splits = {result.dataset_name: result.dataset_split for result in found}
+    assert splits == dict.fromkeys(names) | {"agnews test": "test", "mine train": "train"}
+    assert r"| labels | \_World\_, \~\~R\&amp;D\~\~ |" in text
+
+
 def test_a_number_too_large_for_a_card_is_left_out() -> None:
     results = ({"data": "mine", "metric": "accuracy", "value": 10**400},)
     assert "model-index" not in card.render(dataclasses.replace(model()[0], results=results), None)

@@ -126,6 +126,35 @@ def test_full_recipe_learns_and_keeps_its_best_epoch(tmp_path: Path) -> None:
     assert again.description.recipe["rows"] == len(TEXTS)
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("output", ["m", None])
+def test_the_best_epoch_is_not_always_the_last(tmp_path: Path, output: str | None) -> None:
+    """The weights and the figures are both its own; of equal accuracies the smaller loss wins."""
+    place = {"output": tmp_path / output} if output else {}
+    names = sorted(set(LABELS))
+    wrong = [names[names.index(label) - 1] for label in LABELS]  # which it knows less and less
+    clf = fresh_model()
+    result = keras_agnews.finetune(
+        clf, (TEXTS, LABELS), (TEXTS, wrong), **{**OPTIONS, "epochs": 6}, **place
+    )
+    history = result["history"]
+    best = max(history, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
+    assert result["best_epoch"] == best["epoch"] < 6
+    figures = {row["metric"]: row["value"] for row in clf.description.results}
+    assert figures["loss"] == pytest.approx(best["validation_loss"], rel=1e-6)
+    assert clf.temperature == best["temperature"]
+    answers = np.array([prediction.label for prediction in clf.classify(TEXTS)])
+    assert np.mean(answers == np.array(wrong)) == pytest.approx(best["validation_accuracy"])
+
+    options = {**OPTIONS, "epochs": 12, **place}
+    result = keras_agnews.finetune(
+        fresh_model(), (TEXTS, LABELS), (TEXTS[:1], LABELS[:1]), **options
+    )
+    right = [row for row in result["history"] if row["validation_accuracy"] == 1]
+    least = min(right, key=lambda row: row["validation_loss"])
+    assert result["best_epoch"] == least["epoch"] > right[0]["epoch"]
+
+
 def kill_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int) -> None:
     """Interrupt the training as soon as it has written so many checkpoints."""
     from keras_agnews.resumable import ResumableFit
@@ -166,8 +195,11 @@ def unbroken(
 @pytest.mark.parametrize(
     "recipe", ["full", "head", pytest.param("averaged", marks=pytest.mark.once)]
 )
-# With four batches an epoch: after the second batch, and in the midst of the second epoch.
-@pytest.mark.parametrize("checkpoints", [pytest.param(2, marks=pytest.mark.once), 7])
+# With four batches an epoch: after the second batch, after an epoch's last one, before what the
+# epoch's end does, and in the midst of the second epoch.
+@pytest.mark.parametrize(
+    "checkpoints", [*(pytest.param(n, marks=pytest.mark.once) for n in (2, 4)), 7]
+)
 def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
     recipe: str, checkpoints: int, unbroken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
