@@ -276,12 +276,20 @@ def make(name: str, **options: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("name", ["encoder", "gru"])
+@pytest.mark.parametrize("name", ["embedding", "encoder", "gru"])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_ids_that_come_as_floats_are_the_same_ids(name: str, policy: str) -> None:
     """As `keras.Input((None,))` makes them; of 16 bits, 257 is 256."""
-    layer = make(name, dtype=policy)
+    from keras_agnews.layers import TransformerEmbedding
+
     ids = np.array([[257, 3, 599, 0], [301, 401, 0, 0]], "int32")
+    if name == "embedding":
+        layer = TransformerEmbedding(600, 16, 8, 2, initializer_range=0.3, dtype=policy)
+        expected = numpy(layer(ids, types=ids % 2))
+        floats, types = ids.astype("float32"), (ids % 2).astype("float32")
+        np.testing.assert_array_equal(numpy(layer(floats, types=types)), expected)
+        return
+    layer = make(name, dtype=policy)
     plain, floats = ({"input_word_ids": x} for x in (ids, ids.astype("float32")))
     if name == "encoder":
         plain["input_type_ids"] = (ids > 300).astype("int32")

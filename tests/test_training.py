@@ -127,15 +127,13 @@ def test_full_recipe_learns_and_keeps_its_best_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("output", ["m", None])
-def test_the_best_epoch_is_not_always_the_last(tmp_path: Path, output: str | None) -> None:
+def test_the_best_epoch_is_not_always_the_last(tmp_path: Path) -> None:
     """The weights and the figures are both its own; of equal accuracies the smaller loss wins."""
-    place = {"output": tmp_path / output} if output else {}
     names = sorted(set(LABELS))
     wrong = [names[names.index(label) - 1] for label in LABELS]  # which it knows less and less
     clf = fresh_model()
     result = keras_agnews.finetune(
-        clf, (TEXTS, LABELS), (TEXTS, wrong), **{**OPTIONS, "epochs": 6}, **place
+        clf, (TEXTS, LABELS), (TEXTS, wrong), output=tmp_path, **{**OPTIONS, "epochs": 6}
     )
     history = result["history"]
     best = max(history, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
@@ -146,7 +144,7 @@ def test_the_best_epoch_is_not_always_the_last(tmp_path: Path, output: str | Non
     answers = np.array([prediction.label for prediction in clf.classify(TEXTS)])
     assert np.mean(answers == np.array(wrong)) == pytest.approx(best["validation_accuracy"])
 
-    options = {**OPTIONS, "epochs": 12, **place}
+    options = {**OPTIONS, "epochs": 12}
     result = keras_agnews.finetune(
         fresh_model(), (TEXTS, LABELS), (TEXTS[:1], LABELS[:1]), **options
     )
@@ -192,13 +190,17 @@ def unbroken(
     return run
 
 
-@pytest.mark.parametrize(
-    "recipe", ["full", "head", pytest.param("averaged", marks=pytest.mark.once)]
-)
-# With four batches an epoch: after the second batch, after an epoch's last one, before what the
+# With four batches an epoch: after the second batch, after an epoch's last one and before what the
 # epoch's end does, and in the midst of the second epoch.
 @pytest.mark.parametrize(
-    "checkpoints", [*(pytest.param(n, marks=pytest.mark.once) for n in (2, 4)), 7]
+    ("recipe", "checkpoints"),
+    [
+        *(("full", 7), ("head", 7)),
+        *(
+            pytest.param(*run, marks=pytest.mark.once)
+            for run in (("full", 2), ("head", 2), ("averaged", 4), ("averaged", 7))
+        ),
+    ],
 )
 def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
     recipe: str, checkpoints: int, unbroken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
