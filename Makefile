@@ -33,7 +33,8 @@ LIGHTEST  = $(firstword $(foreach name,torch jax tensorflow,$(if $(wildcard \
                           $(PACKAGES)/$(name)),$(name))))
 MARKS    := not slow
 
-.PHONY: demo test test-slow test-lower lint bench build test-any $(BACKENDS:%=test-%)
+.PHONY: demo test test-slow test-lower lint bench build test-installed test-any \
+        $(BACKENDS:%=test-%)
 .NOTPARALLEL:
 
 demo: $(VENV)/.extra-$(BACKEND)
@@ -44,13 +45,16 @@ demo: $(VENV)/.extra-$(BACKEND)
 	    "Prime minister calls for peace talks as troops leave the border"
 
 test: $(VENV)/.extra-$(BACKEND) $(VENV)/.extra-test
-	@$(MAKE) --no-print-directory --keep-going MARKS="$(MARKS)" test-any $(BACKENDS:%=test-%)
+	@$(MAKE) --no-print-directory --keep-going MARKS="$(MARKS)" test-installed
+
+# On the lightest one all that there are, in one run, then on the others those that depend on it.
+test-installed: test-any $(filter-out test-$(LIGHTEST),$(BACKENDS:%=test-%))
 
 test-slow: MARKS := slow$(if $(SOAK),, and not soak)
 test-slow: test
 
 test-any: $(VENV)/.extra-test
-	KERAS_BACKEND=$(LIGHTEST) $(PYTEST) -m "(once or not backend) and $(MARKS)"
+	KERAS_BACKEND=$(LIGHTEST) $(PYTEST) -m "$(MARKS)"
 
 $(BACKENDS:%=test-%): test-%: $(VENV)/.extra-test
 	@if [ -d $(PACKAGES)/$* ]; then set -x; KERAS_BACKEND=$* $(PYTEST) -m "backend and not once and $(MARKS)"; \

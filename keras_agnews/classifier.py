@@ -521,7 +521,7 @@ class TextClassifier(keras.Model):
             "name": self.name,
             "bundle": self._description.to_dict(),
             "frozen": frozen,
-            "mixed_precision": inference.computes_in_bfloat16(self.model),
+            "dtype_policy": inference.precision(self.model),
         }
 
     @classmethod
@@ -531,8 +531,9 @@ class TextClassifier(keras.Model):
         inference.set_trainable(
             (x, x.path not in frozen) for x in inference.nested_layers(classifier.model)
         )
-        if config.get("mixed_precision"):
-            inference.compute_in_bfloat16(classifier.model)
+        # Keras's own policy may be another one than when it was saved.
+        if (policy := config.get("dtype_policy")) is not None:
+            inference.set_precision(classifier.model, policy)
         return classifier
 
     def save_assets(self, directory: str) -> None:

@@ -77,10 +77,21 @@ def compute_in_bfloat16(model: keras.Model) -> list[tuple[keras.layers.Layer, An
 
     Returns: the layers that have changed and the dtype policies that they had.
     """
+    return set_precision(model, "mixed_bfloat16")
+
+
+def set_precision(model: keras.Model, policy: str) -> list[tuple[keras.layers.Layer, Any]]:
+    """As `compute_in_bfloat16`, with any policy whose weights are of the same type."""
     before = [(x, x.dtype_policy) for x in nested_layers(model) if x.name != "logits"]
     for layer, _ in before:
-        layer.dtype_policy = "mixed_bfloat16"
+        layer.dtype_policy = policy
     return before
+
+
+def precision(model: keras.Model) -> str | None:
+    """The policy of a classifier's layers but the logits'; `None` where they have several."""
+    names = {x.dtype_policy.name for x in nested_layers(model) if x.name != "logits"}
+    return names.pop() if len(names) == 1 else None
 
 
 def computes_in_bfloat16(model: keras.Model) -> bool:

@@ -434,6 +434,25 @@ def test_mixed_precision_is_kept_in_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict(TEXTS), model.predict(TEXTS))
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_the_policy_of_a_file_counts_and_not_the_present_one(tmp_path: Path, policy: str) -> None:
+    import keras
+
+    before = keras.config.dtype_policy()
+    others = {"float32": "mixed_bfloat16"}
+    try:
+        keras.config.set_dtype_policy(policy)
+        model = keras_agnews.load("tiny-transformer")
+        model.save(tmp_path / "m.keras")
+        keras.config.set_dtype_policy(others.get(policy, "float32"))
+        loaded = keras.saving.load_model(tmp_path / "m.keras")
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert loaded.encoder.blocks[0].attention.compute_dtype == model.encoder.compute_dtype
+    assert loaded.encoder.dtype_policy.name == policy
+    np.testing.assert_array_equal(loaded.predict(TEXTS), model.predict(TEXTS))
+
+
 def test_frozen_layers_are_frozen_in_a_file_too(tmp_path: Path) -> None:
     import keras
 
