@@ -277,19 +277,18 @@ def make(name: str, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", ["embedding", "encoder", "gru"])
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_ids_that_come_as_floats_are_the_same_ids(name: str, policy: str) -> None:
+def test_ids_that_come_as_floats_are_the_same_ids(name: str) -> None:
     """As `keras.Input((None,))` makes them; of 16 bits, 257 is 256."""
     from keras_agnews.layers import TransformerEmbedding
 
     ids = np.array([[257, 3, 599, 0], [301, 401, 0, 0]], "int32")
     if name == "embedding":
-        layer = TransformerEmbedding(600, 16, 8, 2, initializer_range=0.3, dtype=policy)
+        layer = TransformerEmbedding(600, 16, 8, 2, initializer_range=0.3, dtype="mixed_bfloat16")
         expected = numpy(layer(ids, types=ids % 2))
         floats, types = ids.astype("float32"), (ids % 2).astype("float32")
         np.testing.assert_array_equal(numpy(layer(floats, types=types)), expected)
         return
-    layer = make(name, dtype=policy)
+    layer = make(name, dtype="mixed_bfloat16")
     plain, floats = ({"input_word_ids": x} for x in (ids, ids.astype("float32")))
     if name == "encoder":
         plain["input_type_ids"] = (ids > 300).astype("int32")
@@ -361,8 +360,8 @@ def test_sixteen_bits_throughout_are_finite_and_can_be_saved(floatx: str, tmp_pa
         classifier = keras_agnews.load("gru-attention")
         classifier.save(tmp_path / "m.keras")
         again = keras.saving.load_model(tmp_path / "m.keras")
-        texts = ["Oil prices soar", ""]
-        np.testing.assert_array_equal(again.predict(texts), classifier.predict(texts))
+        for one, other in zip(again.model.weights, classifier.model.weights, strict=True):
+            np.testing.assert_array_equal(numpy(one.value), numpy(other.value))
     finally:
         keras.config.set_floatx(before)
 
