@@ -1067,7 +1067,7 @@ class BertPreprocessor(_Layer):
         return {"input_word_ids": ids, "input_mask": present, "input_type_ids": types}
 
     def _check_rank(self, shape: Any) -> None:
-        if shape.rank != 1 if hasattr(shape, "rank") else len(shape) != 1:
+        if (shape.rank if hasattr(shape, "rank") else len(shape)) not in (None, 1):
             raise InputError(
                 f"texts have the shape {tuple(shape)}, and must have (batch,): "
                 "keras.Input(shape=(), dtype='string')"

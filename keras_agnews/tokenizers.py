@@ -654,8 +654,9 @@ class WordPieceTokenizer(Tokenizer):
                 f"{folder / 'tokenizer.json'}: a text stands in {found}, and BERT's in {around}; "
                 "this tokenizer cannot be read"
             )
-        known = {*around, tokenizer.unknown, tokenizer.padding, _content(config.get("mask_token"))}
-        if more := sorted(_added_tokens(config, whole) - {*known, "[MASK]"}):
+        mask = str(_content(config.get("mask_token", "[MASK]")))
+        known = {*around, tokenizer.unknown, tokenizer.padding, mask}
+        if more := sorted(_added_tokens(config, whole) - known):
             shown = ", ".join(more[:5]) + (f" and {len(more) - 5} more" if len(more) > 5 else "")
             warnings.warn(
                 f"{folder} adds the tokens {shown}: here they are split into pieces as other words "

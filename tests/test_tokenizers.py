@@ -1108,5 +1108,5 @@ def test_tokens_that_a_checkpoint_adds_are_told(tmp_path: Path, place: str) -> N
         WordPieceTokenizer.from_hugging_face(checkpoint(tmp_path, **{place: files[place]}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        usual = {key: {"added_tokens": roles} for key in files}
+        usual = {key: {"added_tokens": roles, "mask_token": "[MASK]"} for key in files}
         WordPieceTokenizer.from_hugging_face(checkpoint(tmp_path, **usual))
