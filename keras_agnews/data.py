@@ -414,8 +414,9 @@ def _read_agnews_csv(file: Path) -> Iterator[tuple[str, int]]:
 
 def _agnews_rows(file: Path) -> Iterator[tuple[list[str], int]]:
     """Title and description, or the joined text alone, and the class of each row."""
-    width, line, first = 0, 0, True
+    width = line = 0
     for line, row in _csv_rows(file):
+        header = not width and not re.fullmatch(r"\s*[0-9]*\s*", row[0])  # by the look of it
         width = width or len(row)
         if width not in (2, 3):
             raise DataError(
@@ -428,7 +429,6 @@ def _agnews_rows(file: Path) -> Iterator[tuple[list[str], int]]:
             )
         label = _CSV_CLASSES.get(row[0].strip())
         if label is None:
-            header = first and not re.fullmatch(r"\s*[0-9]*\s*", row[0])
             raise DataError(
                 f"{file}, line {line}: class {row[0][:40]!r} is not 1, 2, 3 or 4 "
                 + (
@@ -438,7 +438,6 @@ def _agnews_rows(file: Path) -> Iterator[tuple[list[str], int]]:
                     else f"({_CSV_SHAPE})"
                 )
             )
-        first = False
         yield row[1:], label
     if not width:
         raise DataError(f"{file}, line 1: the file holds no rows")
