@@ -10,18 +10,15 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import importlib
 import os
 import re
 import shutil
-import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from keras_agnews import bundle, registry, text_files
 from keras_agnews.bundle import COMMIT, REPOSITORY, SHA256
@@ -32,12 +29,12 @@ from keras_agnews.errors import (
     InputError,
     KerasAgnewsError,
     NotFoundError,
-    UploadError,
     require,
 )
 from keras_agnews.files import expanded
+from keras_agnews.hub_requests import SCHEME as SCHEME
+from keras_agnews.hub_requests import WAYS, ask, is_offline, reason, retried, status
 
-SCHEME = "hf://"
 LIBRARY = "keras_agnews"  # the tag by which the Hub knows our bundles
 # All that a bundle or a Hugging Face checkpoint needs, and nothing that could hold code.
 FILES = (
@@ -57,18 +54,6 @@ _MAX_FILES = 1_000
 _REVISION = r"\w[\w.\-/]*"  # of all that git allows what cannot lead a path elsewhere
 _SOURCE = re.compile(rf"hf://({REPOSITORY})(?:@({_REVISION}))?", re.ASCII)
 _CACHED = re.compile(r"models--([\w.\-]+)--([\w.\-]+)/snapshots/([0-9a-f]{40})", re.ASCII)
-_WAYS = (
-    "ways on: a local copy (its path in place of the hf:// address, or load(..., weights=PATH); "
-    "base=PATH or --base PATH where a model is stored as a difference to it), a mirror (the "
-    "environment variable HF_ENDPOINT), or no weights (load(..., weights=None)); of `train`, "
-    "--weights takes a PATH, none, or best: what a shipped model was trained to"
-)
-# Seconds before the second try, the third, and so on; and the time after which there is no other,
-# since the client has back-offs of its own for some requests.
-_PAUSES = (0.5, 1.0, 2.0, 4.0)
-_PATIENCE = 60.0
-PASSING = {429, 500, 502, 503, 504}  # what a Hub answers in a weak moment
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -231,11 +216,11 @@ def download(
     for name in ("config.json", *pins):
         if name not in names:
             _check_heard(repository, commit, name, unheard)
-            raise NotFoundError(f"{SCHEME}{repository} has no {name} at {commit}; {_WAYS}")
+            raise NotFoundError(f"{SCHEME}{repository} has no {name} at {commit}; {WAYS}")
     if lost := sorted(set(known) - set(names)):
         raise DownloadError(
             f"{lost[0]} of {SCHEME}{repository} is gone from {directory}: go online once with "
-            f"HF_HUB_OFFLINE unset, or delete that directory; {_WAYS}"
+            f"HF_HUB_OFFLINE unset, or delete that directory; {WAYS}"
         )
     sums = {
         name: _checked(
@@ -261,7 +246,7 @@ def _check_heard(repository: str, commit: str, missing: str, unheard: str) -> No
     if unheard:
         raise DownloadError(
             f"{missing} of {SCHEME}{repository} at {commit} is not in the cache, and the Hub could "
-            f"not be asked for it ({unheard}); {_WAYS}"
+            f"not be asked for it ({unheard}); {WAYS}"
         )
 
 
@@ -278,9 +263,9 @@ def resolve_tfhub(handle: str) -> Path:
     try:
         return Path(client.resolve(handle))
     except Exception as error:  # urllib's, tarfile's, TensorFlow's: the client lets all through
-        reason = " ".join(str(error).split()) or type(error).__name__
+        why = " ".join(str(error).split()) or type(error).__name__
         raise DownloadError(
-            f"{handle} could not be fetched ({reason[:300]}); "
+            f"{handle} could not be fetched ({why[:300]}); "
             "a local copy loads from its path: load('tfhub:PATH')"
         ) from None
 
@@ -367,13 +352,13 @@ def _snapshot(
     except Exception as error:
         if local is None or (not pinned and status(error) in (401, 403, 404)):
             raise
-        if not pinned and not _is_offline():
+        if not pinned and not is_offline():
             warnings.warn(
-                f"{SCHEME}{repository} cannot be reached ({_reason(error)}): taken is "
+                f"{SCHEME}{repository} cannot be reached ({reason(error)}): taken is "
                 f"{local.name}, which was its {revision} when it was last seen",
                 stacklevel=6,
             )
-        return local, {}, _reason(error)
+        return local, {}, reason(error)
     # By its name, so that the client remembers what that was, for when we are offline. It then
     # asks by itself, and takes its cache's word without a warning where it gets no answer.
     directory = Path(retried(get))
@@ -611,110 +596,6 @@ def list_bundles(address: str) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-# --- the client ------------------------------------------------------------------------------
-
-
-def ask(repository: str, revision: str, call: Callable[[Any], _T], upload: bool = False) -> _T:
-    """The client's answer, or one error of ours: an `UploadError` instead of a `DownloadError`."""
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    address, ways = f"{SCHEME}{repository}", "" if upload else f"; {_WAYS}"
-    try:
-        with _quiet():
-            return call(huggingface_hub)
-    except KerasAgnewsError:
-        raise
-    except errors.GatedRepoError:
-        message = f"{address} is gated: accept its terms on its page and set HF_TOKEN"
-    except errors.RepositoryNotFoundError:
-        message = f"{address} does not exist, or is private and HF_TOKEN is not set to see it"
-    except errors.RevisionNotFoundError:
-        message = f"{address} has no revision {revision!r}"
-    # The client lets through what its HTTP library raises, and has changed that library before.
-    except Exception as error:
-        if upload:
-            raise UploadError(
-                f"the push to {address} did not go through ({_reason(error)}); what is there is "
-                "whole, the old state or the new one: "
-                + (
-                    "set HF_TOKEN to a token that may write to it"
-                    if status(error) in (401, 403)
-                    else "push again"
-                )
-            ) from None
-        raise DownloadError(
-            f"{address} at {revision} could not be fetched and is not in the cache "
-            f"({_reason(error)}); {_WAYS}"
-        ) from None
-    raise NotFoundError(message + ways)
-
-
-def retried(call: Callable[[], _T]) -> _T:
-    """The answer, after waiting where the Hub has a weak moment that the client takes for final."""
-    end = time.monotonic() + _PATIENCE
-    for pause in _PAUSES:
-        try:
-            return call()
-        except Exception as error:
-            pause = max(pause, _retry_after(error))
-            if status(error) not in PASSING or time.monotonic() + pause > end:
-                raise
-        time.sleep(pause)
-    return call()
-
-
-def status(error: BaseException | None) -> int | None:
-    """The HTTP status that an error, or what it was raised from, tells of."""
-    response = _response(error)
-    return None if response is None else int(response.status_code)
-
-
-def _retry_after(error: BaseException) -> float:
-    """How many seconds the Hub asks us to wait."""
-    wanted = getattr(_response(error), "headers", {}).get("Retry-After", "")
-    return float(wanted) if re.fullmatch(r"\d{1,4}", wanted) else 0.0
-
-
-def _response(error: BaseException | None) -> Any:
-    while error is not None:
-        if hasattr(response := getattr(error, "response", None), "status_code"):
-            return response
-        error = error.__cause__
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    """What an error says, on one line, without a token or a signed address."""
-    import huggingface_hub
-
-    text = " ".join(str(error).split()) or type(error).__name__
-    if token := huggingface_hub.get_token():
-        text = text.replace(token, "***")
-    text = re.sub(r"hf_\w{8,}|(?i:bearer) \S+", "***", text)
-    return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1", text)[:300]
-
-
-def _is_offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars but on a terminal."""
-    bars: Any = importlib.import_module("huggingface_hub.utils")
-    if bars.are_progress_bars_disabled() or (sys.stderr is not None and sys.stderr.isatty()):
-        yield
-        return
-    bars.disable_progress_bars()
-    try:
-        yield
-    finally:
-        bars.enable_progress_bars()
 
 
 # --- our record ------------------------------------------------------------------------------

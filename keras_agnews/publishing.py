@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_agnews import bundle, card, hub, registry, text_files
+from keras_agnews import bundle, card, hub, hub_requests, registry, text_files
 from keras_agnews.errors import InputError, UploadError
 
 
@@ -160,7 +160,7 @@ class _Job:
             pushed = self._commit(there, pushed, changed)
         if self.tag:
             self._ask(
-                lambda client: hub.retried(
+                lambda client: hub_requests.retried(
                     lambda: client.create_tag(
                         self.name, tag=self.tag, revision=pushed.revision, exist_ok=True
                     )
@@ -184,7 +184,7 @@ class _Job:
         if self.dry_run:
             return None
         options = {} if self.private is None else {"private": self.private}
-        hub.retried(lambda: client.create_repo(self.name, exist_ok=True, **options))
+        hub_requests.retried(lambda: client.create_repo(self.name, exist_ok=True, **options))
         return self._listing(client)
 
     def _listing(self, client: Any) -> hub.Listing | None:
@@ -198,7 +198,7 @@ class _Job:
         there = hub.listing(client, self.name, "main")
         if self.dry_run:
             return there
-        hub.retried(
+        hub_requests.retried(
             lambda: client.create_branch(
                 self.name, branch=self.branch, revision=there.revision, exist_ok=True
             )
@@ -230,7 +230,7 @@ class _Job:
             try:
                 return send(client)
             except Exception as error:
-                if self.create_pr or hub.status(error) not in (412, *hub.PASSING):
+                if self.create_pr or hub_requests.status(error) not in (412, *hub_requests.PASSING):
                     raise
                 now = hub.listing(client, self.name, self.branch)
                 if now.revision == there.revision:
@@ -244,7 +244,7 @@ class _Job:
                 ) from None
 
         # Each try of a pull request that got through unheard would be a pull request.
-        again = (lambda call: call()) if self.create_pr else hub.retried
+        again = (lambda call: call()) if self.create_pr else hub_requests.retried
         return self._ask(lambda client: again(lambda: settled(client)))
 
     def _changed(self, there: hub.Listing) -> dict[str, bytes | Path]:
@@ -265,7 +265,7 @@ class _Job:
         theirs = None
         if there is not None and bundle.CARD_FILE in there.sums:
             path = self._ask(
-                lambda client: hub.retried(
+                lambda client: hub_requests.retried(
                     lambda: client.hf_hub_download(
                         self.name, bundle.CARD_FILE, revision=there.revision
                     )
@@ -302,7 +302,9 @@ class _Job:
 
     def _check_tag(self, may_be: str) -> None:
         """A tag that is taken is told before anything is sent."""
-        refs = self._ask(lambda client: hub.retried(lambda: client.list_repo_refs(self.name)))
+        refs = self._ask(
+            lambda client: hub_requests.retried(lambda: client.list_repo_refs(self.name))
+        )
         taken = {tag.name: tag.target_commit for tag in refs.tags}
         if taken.get(self.tag, may_be) != may_be:
             raise InputError(
@@ -311,7 +313,7 @@ class _Job:
             )
 
     def _ask(self, call: Any) -> Any:
-        return hub.ask(self.name, self.branch, call, upload=True)
+        return hub_requests.ask(self.name, self.branch, call, upload=True)
 
 
 def _size(content: bytes | Path) -> int:

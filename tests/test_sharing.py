@@ -27,7 +27,7 @@ from hub_client import CallError, HubClient
 from hub_server import FOR_EVER, STRANGER, TOKEN, HubServer
 from test_bundle import contents, model
 
-from keras_agnews import bundle, card, hub, text_files
+from keras_agnews import bundle, card, hub, hub_requests, text_files
 from keras_agnews.configs import TransformerConfig
 from keras_agnews.errors import UploadError
 
@@ -1197,7 +1197,7 @@ def test_no_signature_of_an_address_in_a_message() -> None:
         raise OSError("no answer: https://bucket/x?X-Amz-Signature=secret (Bearer abcdefgh)")
 
     with pytest.raises(UploadError, match="https://bucket/x ") as caught:
-        hub.ask("user/x", "main", call, upload=True)
+        hub_requests.ask("user/x", "main", call, upload=True)
     assert "secret" not in str(caught.value)
     assert "abcdefgh" not in str(caught.value)
 
@@ -1209,14 +1209,14 @@ def test_a_hub_that_says_how_long_is_waited_for(monkeypatch: pytest.MonkeyPatch)
 
     waited: list[float] = []
     answers = [AnswerError(429, **{"Retry-After": "7"}), AnswerError(503), None]
-    monkeypatch.setattr(hub.time, "sleep", waited.append)
+    monkeypatch.setattr(hub_requests.time, "sleep", waited.append)
 
     def call() -> str:
         if (answer := answers.pop(0)) is not None:
             raise answer
         return "done"
 
-    assert hub.retried(call) == "done"
+    assert hub_requests.retried(call) == "done"
     assert waited == [7.0, 1.0]
 
 
