@@ -717,6 +717,11 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
     "--crops", type=click.IntRange(min=0), help="Spans of each text that the teacher labels too."
 )
 @click.option(
+    "--replacements",
+    type=click.IntRange(min=0),
+    help="Copies of each text, words replaced by near ones, that the teacher labels too.",
+)
+@click.option(
     "--teacher-embeddings/--own-embeddings",
     default=None,
     help="Start from the teacher's token embeddings, projected.",

@@ -1,4 +1,4 @@
-"""A small model taught by a larger one: its soft answers, and its embeddings.
+"""A small model taught by a larger one: its soft answers, its embeddings, and near words by these.
 
 Hinton et al. 2015, arXiv:1503.02531; the mixture of answer and label is theirs at temperature 1.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_agnews import loading
+from keras_agnews.batching import windows
 from keras_agnews.classifier import TextClassifier
 from keras_agnews.errors import InputError
 from keras_agnews.recipes import Recipe, mixed_precision
@@ -124,12 +125,45 @@ def start_embeddings(student: TextClassifier, teacher: TextClassifier) -> None:
     mine.assign(own.astype(np.float32))
 
 
+_NEAR = 12
+_SHORTEST = 3  # letters: of shorter words most are pieces of others
+
+
+def near_words(teacher: TextClassifier, wanted: Collection[str]) -> dict[str, list[str]]:
+    """Of each wanted word that its vocabulary has, the 12 nearest others, the nearest first.
+
+    Words are tokens of three letters or more and nothing else, and near by the cosine of their
+    embeddings, of which the mean is taken off first.
+    """
+    tokens = teacher.tokenizer.vocabulary
+    rows = [i for i, t in enumerate(tokens) if t.isalpha() and len(t) >= _SHORTEST]
+    words = [tokens[i] for i in rows]
+    count = min(_NEAR, len(words) - 1)
+    if count < 1:
+        raise InputError(f"replacements: {teacher.description.name} has no words as tokens")
+    table = keras.ops.convert_to_numpy(_embeddings(teacher).value)[rows].astype(np.float32)
+    table -= table.mean(axis=0)
+    table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
+    near: dict[str, list[str]] = {}
+    asked = np.array([i for i, word in enumerate(words) if word in wanted], np.intp)
+    for window in windows(len(asked), 2_048):
+        own = asked[window]
+        cosines = table[own] @ table.T
+        cosines[np.arange(len(own)), own] = -np.inf
+        top = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+        order = np.argsort(-np.take_along_axis(cosines, top, axis=1), axis=1, kind="stable")
+        for i, others in zip(own, np.take_along_axis(top, order, axis=1), strict=True):
+            near[words[i]] = [words[j] for j in others]
+    return near
+
+
 def _embeddings(classifier: TextClassifier) -> keras.Variable:
     for variable in classifier.model.weights:
         if variable.path in EMBEDDINGS:
             return variable
     raise InputError(
-        f"teacher_embeddings: {classifier.description.name} has no {' or '.join(EMBEDDINGS)}"
+        f"{classifier.description.name} has no token embeddings that teacher_embeddings or "
+        f"replacements could use: no {' or '.join(EMBEDDINGS)}"
     )
 
 

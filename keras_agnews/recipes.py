@@ -45,6 +45,8 @@ class Recipe:
             it; of several, separated by commas (`finetune` takes a list too), the mean is.
         teacher_weight: share of the target that is the teacher's answer; the rest is the label.
         crops: so many random spans of each text are further rows, labelled by the teacher alone.
+        replacements: so many copies of each text, words of which are replaced by near ones as the
+            first teacher's embeddings have them, are further rows, labelled by the teacher alone.
         teacher_embeddings: start from the teacher's token embeddings, projected.
         openings: so many beginnings of each text, of 3 to 12 words as a headline has, are further
             rows, labelled as the text is.
@@ -70,6 +72,7 @@ class Recipe:
     teacher: str | None = None
     teacher_weight: float = 0.9
     crops: int = 0
+    replacements: int = 0
     teacher_embeddings: bool = False
     openings: int = 0
     ema_momentum: float = 0.0
@@ -96,7 +99,7 @@ class Recipe:
                 but = "" if excluded is None else f" but {excluded:g}"
                 raise InputError(f"{name} must be a number in 0 to {high:g}{but}, not {value!r}")
         if self.teacher is None:
-            for name in ("crops", "teacher_embeddings"):
+            for name in ("crops", "replacements", "teacher_embeddings"):
                 if getattr(self, name):
                     raise InputError(f"{name} needs a teacher: give teacher=")
         if self.recipe == "lora" and self.delta_rank is None:
@@ -112,7 +115,7 @@ class Recipe:
         if self.teacher is None:
             for name in ("teacher", "teacher_weight", "crops", "teacher_embeddings"):
                 del values[name]
-        for name in ("openings", "ema_momentum"):
+        for name in ("replacements", "openings", "ema_momentum"):
             if not values[name]:
                 del values[name]
         if not self.pretrain_epochs:
@@ -127,7 +130,7 @@ class Recipe:
 
 _LEAST = dict.fromkeys(
     ("epochs", "batch_size", "steps_per_epoch", "validation_steps", "delta_rank"), 1
-) | dict.fromkeys(("crops", "openings", "pretrain_epochs"), 0)
+) | dict.fromkeys(("crops", "replacements", "openings", "pretrain_epochs"), 0)
 # From 0 to what, and the end that is no value.
 _RANGES: dict[str, tuple[float, float | None]] = {
     "learning_rate": (10.0, 0.0),

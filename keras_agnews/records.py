@@ -16,7 +16,7 @@ STARTS = (None, "none", "pretrained")
 # record itself.
 _OF_THE_RUN = {
     *("seed", "mixed_precision", "delta_rank", "teacher", "teacher_weight", "crops"),
-    *("teacher_embeddings", "openings", "ema_momentum"),
+    *("replacements", "teacher_embeddings", "openings", "ema_momentum"),
     *("pretrain_epochs", "pretrain_learning_rate", "steps_per_epoch", "validation_steps"),
     *("rows", "data", "validation_fraction", "start", "max_length", "dtype"),
     *("backend", "minutes", "device"),

@@ -24,11 +24,11 @@ import numpy as np
 from keras import ops
 
 from keras_agnews import batching, bundle, card, delta, loading, records, text_files
-from keras_agnews.augmentation import crop, cut_openings
+from keras_agnews.augmentation import crop, cut_openings, replace_words, words_of
 from keras_agnews.classifier import TextClassifier, softmax
 from keras_agnews.data import Dataset
 from keras_agnews.device import device_name
-from keras_agnews.distillation import Teacher, start_embeddings, targets
+from keras_agnews.distillation import Teacher, near_words, start_embeddings, targets
 from keras_agnews.errors import InputError, TrainingError
 from keras_agnews.files import check_writable, expanded
 from keras_agnews.inference import compile_forward, nested_layers, set_trainable
@@ -297,12 +297,14 @@ class _Run:
         self.held = held
         spans = crop(texts, settings.crops, settings.seed)
         openings = cut_openings(texts, settings.openings, settings.seed)
+        if settings.replacements:
+            near = near_words(self.teacher.classifiers[0], words_of(texts))
+            spans += replace_words(texts, settings.replacements, settings.seed, near)
         self.all_texts = [*texts, *spans, *openings]
         self.answered = len(texts) + len(spans)
-        # A span has its text's label for the shuffling alone.
-        all_labels = np.concatenate(
-            [labels, np.repeat(labels, settings.crops), np.repeat(labels, settings.openings)]
-        )
+        # What the teacher answers has its text's label for the shuffling alone.
+        counts = (1, settings.crops, settings.replacements, settings.openings)
+        all_labels = np.concatenate([np.repeat(labels, count) for count in counts])
         self.job = _JOBS[settings.recipe](classifier, settings, self.all_texts, all_labels)
         self.identity = self._identity()
         self.digest = hashlib.sha256(text_files.json_text(self.identity).encode()).hexdigest()
@@ -681,7 +683,7 @@ def _check_classes(classifier: TextClassifier, labels: np.ndarray, settings: Rec
             "epoch is one small batch",
             stacklevel=3,
         )
-    rows = len(labels) * (1 + settings.crops + settings.openings)
+    rows = len(labels) * (1 + settings.crops + settings.replacements + settings.openings)
     of_epoch = settings.steps_per_epoch or -(-rows // settings.batch_size)
     if of_epoch * settings.epochs < _FEW_STEPS:
         warnings.warn(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+
 import keras
 import numpy as np
 import pytest
 from conftest import SENTENCES
 
 import keras_agnews
-from keras_agnews.augmentation import crop, cut_openings
+from keras_agnews.augmentation import crop, cut_openings, replace_words, words_of
 
 TEXTS = [text for text, _ in SENTENCES] * 4
 
@@ -42,6 +45,70 @@ def test_openings_are_the_first_three_to_twelve_words() -> None:
     assert openings[-12:] == ["one"] * 4 + [""] * 4 + ["spaced out words"] * 4
     assert openings == cut_openings(texts, 4, seed=3) != cut_openings(texts, 4, seed=4)
     assert cut_openings(texts, 0, seed=3) == []
+
+
+def test_words_are_replaced_by_near_ones_and_the_rest_stays() -> None:
+    near = {"oil": ["petrol", "gas"], "été": ["hiver"], "alone": []}
+    text = "Oil, oil-rich; 3 boils of OIL\u2014alone  in l'été!\n"
+    texts = [text] * 300 + ["", "12 %", "none of them"]
+    assert {"oil", "rich", "alone", "l", "été", "them"} <= words_of(texts)
+    assert words_of(["Oil 12 oil_OIL"]) == {"oil"}
+    copies = replace_words(texts, 3, 5, near)
+    assert len(copies) == 3 * len(texts)
+    pattern = re.compile(
+        r"(Oil|petrol|gas), (oil|petrol|gas)-rich; 3 boils of (OIL|petrol|gas)\u2014alone"
+        r"  in l'(été|hiver)!\n"
+    )
+    found = [match.groups() for match in map(pattern.fullmatch, copies[:900]) if match]
+    assert len(found) == 900
+    kept = np.array([[word.lower() in near for word in words] for words in found])
+    assert 0.25 < 1 - kept.mean() < 0.35, "10 to 50 % of them, a copy's share drawn"
+    drawn = [word for words in found for word in words if word in near["oil"]]
+    assert 0.4 < drawn.count("gas") / len(drawn) < 0.6
+    assert copies[900:] == [""] * 3 + ["12 %"] * 3 + ["none of them"] * 3
+    assert copies == replace_words(texts, 3, 5, near) != replace_words(texts, 3, 6, near)
+    assert replace_words(texts, 0, 5, near) == []
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_a_model_learns_words_that_no_text_has() -> None:
+    """Of the words near to those of its texts, which its teacher knows."""
+    from keras_agnews.distillation import near_words
+
+    teacher = keras_agnews.load("tiny-transformer")
+    seen = {"Sports": ["team", "coach", "season"], "Business": ["profit", "bank", "shares"]}
+    near = near_words(teacher, {word for words in seen.values() for word in words})
+    rng = np.random.default_rng(0)
+
+    def texts(pool: list[str], count: int) -> list[str]:
+        return [" ".join(rng.choice(pool, 10)) for _ in range(count)]
+
+    rows = [(text, label) for label, words in seen.items() for text in texts(words, 24)]
+    unseen = {
+        label: sorted({other for word in words for other in near[word][:6]} - set(words))
+        for label, words in seen.items()
+    }
+    asked = [text for words in unseen.values() for text in texts(words, 20)]
+    truth = teacher.predict(asked)
+    losses = {}
+    for replacements in (0, 4):
+        keras.utils.set_random_seed(1)
+        clf = keras_agnews.load("tiny-transformer", weights=None)
+        options = {"epochs": 10 if replacements else 50, "batch_size": 8, "learning_rate": 1e-2}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two labels have no row
+            keras_agnews.finetune(
+                clf,
+                tuple(zip(*rows, strict=True)),
+                teacher="tiny-transformer",
+                teacher_weight=1.0,
+                replacements=replacements,
+                **options,
+            )
+        answers = np.maximum(clf.predict(asked), 1e-9)
+        losses[replacements] = float(-(truth * np.log(answers)).sum(axis=1).mean())
+    assert losses[4] < losses[0] / 2
 
 
 @pytest.mark.backend

@@ -1010,6 +1010,7 @@ def test_every_option_of_train_reaches_the_run(model, invoke, tmp_path, monkeypa
         "--warmup": 0.125,
         "--base": "there",
         "--crops": 7,
+        "--replacements": 8,
         "--teacher-weight": 0.75,
         "--word-dropout": 0.0625,
         "--batch-size": 9,
