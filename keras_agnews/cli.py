@@ -177,6 +177,12 @@ def classify(
     streams = texts in ((), ("-",))
     if streams and (sys.stdin is None or (not texts and sys.stdin.isatty())):
         raise click.UsageError("give texts, or pipe one a line into the command")
+    # The other commands take the model first.
+    if not streams and (
+        registry.find(texts[0]) is not None
+        or os.path.isfile(os.path.join(os.path.expanduser(texts[0]), bundle.CONFIG_FILE))
+    ):
+        raise click.UsageError(f"{texts[0]} is a model, no text: to classify by it, use --model")
     clf = _load(model, base=base, mixed_precision=mixed_precision)
     write = _json_line if form == "jsonl" else _text_line
     width = max(map(len, clf.labels))

@@ -244,6 +244,7 @@ def test_an_unknown_model_is_one_line():
     ("arguments", "says"),
     [
         (["classify", "-", "a text"], "cannot be mixed"),
+        (["classify", "minilm-L6", "a text"], "minilm-L6 is a model, no text"),
         (["classify", "a", "--top", "0"], "0 is not in the range"),
         (["classify", "a", "--backend", "theano"], "'theano' is not one of"),
         (["--backend", "theano", "list"], "'theano' is not one of"),
@@ -254,6 +255,13 @@ def test_an_unknown_model_is_one_line():
 )
 def test_usage_errors(invoke, arguments, says):
     assert says in invoke(*arguments, code=2).stderr
+
+
+def test_a_directory_with_a_model_is_no_text(model, invoke):
+    assert "is a model, no text" in invoke("classify", model, "a text", code=2).stderr
+    long, hostile = "a/" * 5_000, "a\0b"
+    for text in (model.name, str(model / "config.json"), long, hostile):
+        assert len(invoke("classify", text, "--model", model).stdout.splitlines()) == 1
 
 
 def test_an_absent_backend_is_one_line(model, invoke, monkeypatch):
