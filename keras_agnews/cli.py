@@ -180,7 +180,7 @@ def classify(
     # The other commands take the model first.
     if not streams and (
         registry.find(texts[0]) is not None
-        or os.path.isfile(os.path.join(os.path.expanduser(texts[0]), bundle.CONFIG_FILE))
+        or os.path.isfile(expanded(texts[0]) / bundle.CONFIG_FILE)  # False of a very long text
     ):
         raise click.UsageError(f"{texts[0]} is a model, no text: to classify by it, use --model")
     clf = _load(model, base=base, mixed_precision=mixed_precision)

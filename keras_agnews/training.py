@@ -295,14 +295,14 @@ class _Run:
             rows = np.random.default_rng(settings.seed).permutation(len(held[1]))[:count]
             held = ([held[0][i] for i in rows], held[1][rows])
         self.held = held
-        spans = crop(texts, settings.crops, settings.seed)
+        made = crop(texts, settings.crops, settings.seed)
         openings = cut_openings(texts, settings.openings, settings.seed)
         if settings.replacements:
             near = near_words(self.teacher.classifiers[0], words_of(texts))
-            spans += replace_words(texts, settings.replacements, settings.seed, near)
-        self.all_texts = [*texts, *spans, *openings]
-        self.answered = len(texts) + len(spans)
-        # What the teacher answers has its text's label for the shuffling alone.
+            made += replace_words(texts, settings.replacements, settings.seed, near)
+        self.all_texts = [*texts, *made, *openings]
+        self.answered = len(texts) + len(made)
+        # What is made for the teacher has its text's label for the shuffling alone.
         counts = (1, settings.crops, settings.replacements, settings.openings)
         all_labels = np.concatenate([np.repeat(labels, count) for count in counts])
         self.job = _JOBS[settings.recipe](classifier, settings, self.all_texts, all_labels)
