@@ -744,10 +744,30 @@ def test_what_is_no_string_is_named(
         learn_words(["oil", wrong])
 
 
-@pytest.mark.parametrize("wrong", [None, 3, b"oil", "oil"])
-def test_a_batch_is_a_list(words: WordTokenizer, wrong: Any) -> None:
-    with pytest.raises(InputError, match=f"list of strings, not {type(wrong).__name__}"):
-        words.batch(wrong)
+@pytest.mark.parametrize(
+    "wrong",
+    [None, 3, b"oil", {"text": ["oil"]}, {"oil"}, np.array([["oil"]])],
+    ids=lambda wrong: type(wrong).__name__,
+)
+def test_texts_in_no_order_are_refused(words: WordTokenizer, wrong: Any) -> None:
+    for take in (words, words.batch, learn_words):
+        with pytest.raises(InputError, match="texts must "):
+            take(wrong)
+
+
+def test_a_batch_is_a_list(words: WordTokenizer) -> None:
+    for take in (words.batch, learn_words):
+        with pytest.raises(InputError, match="list of str, not str"):
+            take("oil")
+    assert words([], padding=0)["input_ids"].shape == (0, 0)
+
+
+def test_a_table_is_not_its_column(words: WordTokenizer) -> None:
+    table = pytest.importorskip("pandas").DataFrame({"text": ["oil", "gold"]}, index=[7, 9])
+    for take in (words, words.batch, learn_words):
+        with pytest.raises(InputError, match=r"of a table pass the column"):
+            take(table)
+    assert words(table["text"])["input_ids"].shape == (2, 1)
 
 
 def test_pairs_must_be_as_many_as_texts(words: WordTokenizer, pieces: WordPieceTokenizer) -> None:
@@ -781,7 +801,7 @@ def test_tokens_of_ids(pieces: WordPieceTokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    "bit", [" ", "\0", "a", "é", "中", "the oil ", ".", "\u0301", "ΑΣ ", "\ud800 "], ids=ascii
+    "bit", [" ", "\0", "a", "é", "中", "the oil ", ".", "\u0301\u0323", "ΑΣ ", "\ud800 "], ids=ascii
 )
 def test_a_megabyte_of_text_costs_little(bit: str) -> None:
     text = bit * (1_000_000 // len(bit))
