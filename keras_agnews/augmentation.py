@@ -17,7 +17,8 @@ _STREAM = 21_361  # of random numbers: any but the others' will do
 def crop(texts: Sequence[str], count: int, seed: int) -> list[str]:
     """`count` random spans of each text: of the first all, then of the second, and so on.
 
-    A span is a run of whole words, 30 to 90 % of the text's, and at least one.
+    A span is a run of whole words, 30 to 90 % of the text's, and at least one; words are what white
+    space parts, so in a script that has none, the text itself is the one span.
     """
     rng = np.random.default_rng([seed, len(texts), count])
     spans = []

@@ -146,7 +146,7 @@ def near_words(teacher: TextClassifier, wanted: Collection[str]) -> dict[str, li
     table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
     near: dict[str, list[str]] = {}
     asked = np.array([i for i, word in enumerate(words) if word in wanted], np.intp)
-    for window in windows(len(asked), 2_048):
+    for window in windows(len(asked), 256):
         own = asked[window]
         cosines = table[own] @ table.T
         cosines[np.arange(len(own)), own] = -np.inf

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections import Counter
+import unicodedata
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +52,8 @@ def split_validation(
         raise InputError(f"fraction {fraction!r} is not between 0 and 1")
     if not 0 < similarity <= 1:
         raise InputError(f"similarity {similarity!r} is not above 0 and at most 1")
+    if seed < 0:
+        raise InputError(f"seed {seed!r} is negative")
     keys = [_duplicate_key(text) for text in dataset.texts]
     first_rows: dict[str, int] = {}
     for row, key in enumerate(keys):
@@ -89,29 +93,36 @@ def split_validation(
 
 
 def _duplicate_key(text: str) -> str:
+    low = text.lower()
+    if text.isascii():
+        kept = re.sub(r"[\W_]+", "", low)
+    else:  # marks are vowels in some scripts
+        kept = "".join(c for c in low if c.isalnum() or unicodedata.category(c)[0] == "M")
     # A text without letters and digits is a duplicate of nothing but itself.
-    return re.sub(r"[\W_]+", "", text.lower()) or text
+    return kept or text
 
 
 def _near_duplicates(
     texts: Sequence[str], rows: np.ndarray, held_out: Sequence[int], similarity: float
 ) -> np.ndarray:
     """Which rows, bool `(len(rows),)`, are as similar as that to one that is held out."""
+    held = {row: _shingles(texts[row]) for row in held_out}
     holders: dict[tuple[str, ...], list[int]] = {}
-    counts = {}
-    for row in held_out:
-        shingles = _shingles(texts[row])
-        counts[row] = len(shingles)
+    for row, shingles in held.items():
         for shingle in shingles:
             holders.setdefault(shingle, []).append(row)
     near = np.zeros(len(rows), bool)
     for i, row in enumerate(rows.tolist()):
-        shingles = _shingles(texts[row])
-        shared = Counter(other for shingle in shingles for other in holders.get(shingle, ()))
-        near[i] = any(
-            count >= similarity * (len(shingles) + counts[other] - count)
-            for other, count in shared.items()
-        )
+        own = _shingles(texts[row])
+        # A similar row shares at least `similarity` of these, so one or more of any that are more
+        # than the rest; the rarest spare what everybody has, such as a wire's last line.
+        enough = len(own) - math.ceil(similarity * len(own)) + 1
+        rarest = sorted((holders.get(shingle, []) for shingle in own), key=len)[:enough]
+        for other in set(chain.from_iterable(rarest)):
+            shared = len(own & held[other])
+            if shared >= similarity * (len(own) + len(held[other]) - shared):
+                near[i] = True
+                break
     return near
 
 

@@ -33,7 +33,7 @@ def test_plan_holds_each_text_once_and_whole(lengths: np.ndarray, max_rows: int 
     for batch in batches:
         assert len(batch.indices) <= batch.rows
         assert lengths[batch.indices].max() <= batch.length <= LIMIT
-        assert batch.positions <= max(batching.TOKENS_PER_BATCH, LIMIT)
+        assert batch.positions <= max(batching.tokens_per_batch(), batch.length)
         if max_rows is not None:
             assert batch.rows <= max_rows
     if keras.backend.backend() == "torch":  # compiles nothing, so pads no more than it must

@@ -111,10 +111,47 @@ def test_similarity_is_the_jaccard_index() -> None:
         assert training.texts.count(long) == left
 
 
+SENTENCES = st.lists(st.sampled_from("abc"), max_size=14).map(" ".join)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(SENTENCES, min_size=6, max_size=40, unique_by=letters_and_digits), st.floats(0.05, 0.9)
+)
+def test_near_duplicates_are_those_that_a_look_at_each_pair_finds(
+    texts: list[str], similarity: float
+) -> None:
+    def shingles(text: str) -> set[tuple[str, ...]]:
+        words = text.split()
+        return (
+            {tuple(words[i : i + 3]) for i in range(len(words) - 2)} if len(words) >= 5 else set()
+        )
+
+    def similar(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> bool:
+        return bool(one & other) and len(one & other) >= similarity * len(one | other)
+
+    training, validation = split_validation(dataset(texts, [0] * len(texts)), 0.3, 0, similarity)
+    held = [shingles(text) for text in validation.texts]
+    rest = [text for text in texts if text not in validation.texts]
+    left = [t for t in rest if not any(similar(shingles(t), other) for other in held)]
+    assert training.texts == (left or rest)  # of a class of which nothing would be left, all stays
+
+
+def test_marks_tell_words_of_some_scripts_apart() -> None:
+    texts = ["\u0926\u093f\u0928", "\u0926\u0940\u0928", "\u0926\u093e\u0928"]  # day, poor, gift
+    training, validation = split_validation(dataset(texts, [0, 0, 0]), 0.3)
+    assert sorted([*training.texts, *validation.texts]) == sorted(texts)
+
+
 @pytest.mark.parametrize("similarity", [0, 1.1, float("nan")])
 def test_split_validation_needs_a_similarity(similarity: float) -> None:
     with pytest.raises(InputError, match="similarity"):
         split_validation(dataset(["a", "b"], [0, 0]), similarity=similarity)
+
+
+def test_split_validation_needs_a_seed() -> None:
+    with pytest.raises(InputError, match="seed -1 is negative"):
+        split_validation(dataset(["a", "b"], [0, 0]), seed=-1)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
