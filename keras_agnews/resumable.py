@@ -6,8 +6,10 @@ bits.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -281,12 +283,12 @@ def compute_once(
     else:
         mark = path.with_suffix(".json")
         found = text_files.read_json(mark) if path.exists() and mark.exists() else {}
-        if found.get("identity") == identity:
+        if found.get("identity") == identity and _is_whole(path, shape):
             array = np.lib.format.open_memmap(path, mode="r+")
             done, spent = found["done"], found["seconds"]
         else:
             mark.unlink(missing_ok=True)
-            array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+            array = _create(path, shape)
     with progress_bar(progress and done < len(rows), len(rows)) as advance:
         for start in range(done, len(rows), CHUNK):
             advance(start, "" if path is None else path.stem)
@@ -299,6 +301,35 @@ def compute_once(
                 state = {"identity": identity, "done": start + len(chunk), "seconds": spent}
                 text_files.write_json(mark, state)
     return array, spent
+
+
+def _is_whole(path: Path, shape: tuple[int, int]) -> bool:
+    """Whether a file has the array: to be written to, it would be lengthened in silence."""
+    try:
+        found = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError):
+        return False
+    return found.shape == shape and found.dtype == np.float32
+
+
+def _create(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A mapped file of zeros that has its place on the disk.
+
+    It would have none until it is written to, and where the disk is full that ends the process.
+    """
+    try:
+        array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot
+            return array
+        raise TrainingError(
+            f"{path} cannot have the {4 * math.prod(shape):,} bytes that it needs: "
+            f"{error.strerror}: make room, or give another output"
+        ) from None
+    return array
 
 
 def _seed_dropout(model: keras.Model, seed: int) -> None:

@@ -30,7 +30,7 @@ from keras_agnews.data import Dataset
 from keras_agnews.device import device_name
 from keras_agnews.distillation import Teacher, near_words, start_embeddings, targets
 from keras_agnews.errors import InputError, TrainingError
-from keras_agnews.files import check_writable, expanded
+from keras_agnews.files import check_writable, digest, expanded
 from keras_agnews.inference import compile_forward, nested_layers, set_trainable
 from keras_agnews.inputs import check_texts
 from keras_agnews.lora import LowRankCopy
@@ -83,8 +83,9 @@ def finetune(
         output: directory for checkpoints, `log.csv`, the finished bundle and, where matplotlib is
             installed, `curves.png`. The bundle in it is always that of the best epoch so far.
         resume: go on from the checkpoint in `output`, to the same weights as an unbroken run; a
-            run that has none starts anew, one that is finished returns at once. The training loss
-            and accuracy of the epoch that was broken off are then those of its rest.
+            run that has none starts anew, one that is finished returns at once. A teacher has to be
+            there still. The training loss and accuracy of the epoch that was broken off are then
+            those of its rest.
         progress: whether standard error shows progress and the time left: a bar on a terminal,
             else a line a minute.
         dtype: how the finished bundle stores its weights, `"float32"` or `"float16"`.
@@ -617,7 +618,7 @@ class _Run:
         assert pin is not None
         if not pin.sha256:
             assert hasattr(found, "directory")  # as what is on the Hub has
-            sha256 = bundle.file_sha256(found.directory / pin.file)
+            sha256 = digest(found.directory / pin.file)
             own = description.weights is not None and description.weights.source is not None
             pinned = dataclasses.replace(pin, sha256=sha256)
             self.classifier.describe(**{"weights" if own else "base": pinned})

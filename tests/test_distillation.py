@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,38 @@ def test_answers_of_another_run_are_not_taken(
     loaded = keras_agnews.load(tmp_path)
     np.testing.assert_allclose(loaded.predict(TEXTS), other.predict(TEXTS), atol=1e-6)
     assert mark["done"] == len(TEXTS)
+
+
+def test_a_file_of_answers_that_has_lost_its_end_is_made_anew(tmp_path: Path) -> None:
+    from keras_agnews.resumable import compute_once
+
+    asked: list[int] = []
+
+    def answer(rows: np.ndarray) -> np.ndarray:
+        asked.extend(rows.tolist())
+        return np.full((len(rows), 2), 7, np.float32)
+
+    file, rows = tmp_path / "teacher.npy", np.arange(5_000)
+    for lost, wanted in ((0, rows.tolist()), (0, []), (30_000, rows.tolist())):
+        if lost:
+            os.truncate(file, file.stat().st_size - lost)
+        array, _ = compute_once(answer, rows, (5_000, 2), file, "a run")
+        assert (array == 7).all()
+        assert asked == wanted
+        asked.clear()
+
+
+def test_a_disk_without_room_is_named_before_the_first_answer(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    from keras_agnews.resumable import compute_once
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(TrainingError, match=r"teacher.npy cannot have the 40,000 bytes"):
+            compute_once(pytest.fail, np.arange(5_000), (5_000, 2), tmp_path / "teacher.npy", "")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.backend
