@@ -7,7 +7,6 @@ data: everything is checked before memory is taken, and nothing that a file name
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -23,7 +22,7 @@ import numpy as np
 
 from keras_agnews import records, registry
 from keras_agnews.errors import BundleError, InputError
-from keras_agnews.files import flush, locked
+from keras_agnews.files import digest, flush, locked
 from keras_agnews.tensor_files import DTYPES, open_safetensors, save_tensors, tensor_shapes
 from keras_agnews.text_files import MAX_BYTES, check_plain, json_text, read_json, write_json
 from keras_agnews.tokenizers import Tokenizer, read_vocabulary, tokenizer_from_config
@@ -352,7 +351,7 @@ def check_weights_file(
 def check_sha256(path: Path, sha256: str, what: str) -> None:
     """`BundleError` unless the file has that sum; `what` tells in the message who says so."""
     try:
-        found = file_sha256(path)
+        found = digest(path)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
     if found != sha256:
@@ -398,7 +397,7 @@ def write(
         words.write_bytes("".join(f"{word}\n" for word in vocabulary).encode("utf-8"))
         save_tensors(stored if delta is None else dict(delta), weights, scratch)
         shutil.copymode(words, weights)  # the library lets nobody else read its files
-        base, sha256 = bundle.pretrained, file_sha256(weights)
+        base, sha256 = bundle.pretrained, digest(weights)
         if delta is None:
             pin = Weights(file=WEIGHTS_FILE, sha256=sha256, dtype=dtype)
             return canonical(dataclasses.replace(bundle, weights=pin, base=base))
@@ -549,12 +548,6 @@ def _storable(
         if not np.isfinite(stored[name]).all():
             raise InputError(f"{name} has values that are not finite in {dtype}: nothing written")
     return stored
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _named_files(directory: Path) -> set[str]:

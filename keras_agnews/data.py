@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -30,7 +29,7 @@ import numpy as np
 
 from keras_agnews import text_files
 from keras_agnews.errors import DataError, DownloadError, InputError, require
-from keras_agnews.files import expanded, replacing
+from keras_agnews.files import digest, expanded, replacing
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
 
@@ -181,7 +180,7 @@ def load_titles(
             "the directory, or set KERAS_AGNEWS_DATA to it"
         )
     root = expanded(place)
-    if not root.exists():
+    if not _exists(root):
         raise DataError(f"{place}: no such file or directory")
     titles, descriptions = [], []
     for file in _split_files(root, split) if root.is_dir() else [root]:
@@ -223,10 +222,10 @@ def read_rows(
     if text_column == label_column:
         raise InputError(f"text and label are both to come from column {text_column!r}")
     positions = None if label_names is None else _positions(label_names)
+    if not _exists(file):
+        raise DataError(f"{file} does not exist; name a CSV file with a header or a JSONL file")
     if file.is_dir():
         raise DataError(f"{file} is a directory; name one CSV or JSONL file")
-    if not file.exists():
-        raise DataError(f"{file} does not exist; name a CSV file with a header or a JSONL file")
     if file.suffix.lower() not in _READERS:
         raise DataError(f"{file} ends in none of {', '.join(_READERS)}")
 
@@ -318,6 +317,17 @@ def _relabel(dataset: Dataset, label_names: Sequence[str]) -> Dataset:
 # Lines and rows of any file.
 
 
+def _exists(path: Path) -> bool:
+    """Whether there is a file or directory; `DataError` where one cannot tell."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    return True
+
+
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file, ends included, in constant memory."""
     line = 0
@@ -365,7 +375,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _read_agnews(path: Path, split: str, origin: str) -> Dataset:
-    if not path.exists():
+    if not _exists(path):
         raise DataError(f"{origin}: no such file or directory; {_WAYS}")
     files = _split_files(path, split) if path.is_dir() else [path]
     texts: list[str] = []
@@ -378,12 +388,11 @@ def _read_agnews(path: Path, split: str, origin: str) -> Dataset:
     pin = PINS[split]
     note = f"{len(texts):,} of {pin.rows:,} rows"
     if len(texts) == pin.rows:
-        altered = (
-            len(files) == 1
-            and not _is_parquet(files[0])
-            and _digest(files[0], "md5") != pin.csv_md5
-        )
-        note = f"{note}, not the published file" if altered else "complete"
+        if len(files) > 1 or _is_parquet(files[0]):
+            note = "complete"
+        elif files[0].is_file():  # what came through a pipe cannot be read again
+            published = digest(files[0], "md5") == pin.csv_md5
+            note = "complete" if published else f"{note}, not the published file"
     known = split if path.is_dir() or note == "complete" else ""
     return Dataset(texts, np.array(labels, np.int32), LABELS, note, str(path), known)
 
@@ -399,13 +408,6 @@ def _split_files(directory: Path, split: str) -> list[Path]:
 
 def _is_parquet(file: Path) -> bool:
     return file.suffix.lower() == ".parquet"
-
-
-def _digest(file: Path, name: str) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(
-            stream, lambda: hashlib.new(name, usedforsecurity=False)
-        ).hexdigest()
 
 
 def _read_agnews_csv(file: Path) -> Iterator[tuple[str, int]]:
@@ -441,6 +443,8 @@ def _agnews_rows(file: Path) -> Iterator[tuple[list[str], int]]:
         yield row[1:], label
     if not width:
         raise DataError(f"{file}, line 1: the file holds no rows")
+    if not file.is_file():
+        return  # a pipe: its end is gone
     with file.open("rb") as stream:
         stream.seek(-1, os.SEEK_END)
         if stream.read() == b",":
@@ -479,7 +483,7 @@ def _read_agnews_parquet(file: Path) -> Iterator[tuple[str, int]]:
 
 def _names_its_columns(file: Path) -> bool:
     suffix = file.suffix.lower()
-    if suffix == ".csv" and file.is_file():
+    if suffix == ".csv" and os.path.isfile(file):
         _, header = next(_csv_rows(file), (0, []))
         return {_TEXT_COLUMN, _LABEL_COLUMN} <= {name.strip() for name in header}
     return suffix in _READERS and suffix != ".csv"
@@ -508,7 +512,13 @@ def _csv_records(file: Path, text_column: str, label_column: str) -> Iterator[tu
                 f"{file}, line {line}: {len(row)} columns where the header has {len(names)} "
                 "(is the row cut off?)"
             )
-        yield line, row[text], row[label].strip()
+        name = row[label].strip()
+        if name != row[label] and len(name) > 1 and name[0] == name[-1] == '"':
+            raise DataError(
+                f"{file}, line {line}: the label {name} has its quotes within: take away the space "
+                "between comma and quote, here and in other rows"
+            )
+        yield line, row[text], name
 
 
 def _json_records(
@@ -582,7 +592,7 @@ def _from_cache(split: str) -> Dataset | None:
     record = _record(record_file)
     if not record or not rows_file.is_file():
         return None
-    if record.get("csv_sha256") != _digest(rows_file, "sha256"):
+    if record.get("csv_sha256") != digest(rows_file, "sha256"):
         warnings.warn(f"{rows_file} is damaged and is fetched again", stacklevel=3)
         return None
     texts, labels = zip(*_read_agnews_csv(rows_file), strict=True)
@@ -619,7 +629,7 @@ def _from_hub(split: str) -> Dataset:
         ):
             writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")
             writer.writerows((label + 1, text) for text, label in zip(texts, labels, strict=True))
-        record["csv_sha256"] = _digest(rows_file, "sha256")
+        record["csv_sha256"] = digest(rows_file, "sha256")
         text_files.write_json(record_file, record)
     except OSError as error:
         raise DownloadError(
@@ -650,7 +660,7 @@ def _download(path: str) -> tuple[Path, str]:
                 f"{path} of {HUB_REPOSITORY} at {HUB_REVISION[:12]} could not be fetched: "
                 f"{error}; {_WAYS}"
             ) from error
-        sha256 = _digest(file, "sha256")
+        sha256 = digest(file, "sha256")
         # The client links to a blob that it names by the sum the Hub declares, and never checks.
         # One link only: a shared blob goes on to a name which is another kind of sum.
         declared = Path(os.readlink(file)).name if file.is_symlink() else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 import uuid
@@ -45,6 +46,13 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def digest(path: Path, name: str = "sha256") -> str:
+    """A file's sum in hexadecimal, by the name that hashlib has for its kind."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.new(name, usedforsecurity=False))
+    return found.hexdigest()
 
 
 def flush(path: Path) -> None:

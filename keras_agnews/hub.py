@@ -31,7 +31,7 @@ from keras_agnews.errors import (
     NotFoundError,
     require,
 )
-from keras_agnews.files import expanded
+from keras_agnews.files import digest, expanded
 from keras_agnews.hub_requests import SCHEME as SCHEME
 from keras_agnews.hub_requests import WAYS, ask, is_offline, reason, retried, status
 
@@ -388,7 +388,7 @@ def _checked(repository: str, directory: Path, name: str, known: str, repair: bo
     path = directory / name
     for last in (False, True) if repair else (True,):
         known = known or _cached_sum(path)
-        found = bundle.file_sha256(path)
+        found = digest(path)
         if matches(path, known, found):
             return found
         if not last:
@@ -420,7 +420,7 @@ def matches(content: Path | bytes, known: str, sha256: str = "") -> bool:
     """
     if SHA256.fullmatch(known):
         if isinstance(content, Path):
-            return (sha256 or bundle.file_sha256(content)) == known
+            return (sha256 or digest(content)) == known
         return hashlib.sha256(content).hexdigest() == known
     if COMMIT.fullmatch(known):
         content = content.read_bytes() if isinstance(content, Path) else content
@@ -511,7 +511,7 @@ def _compared(
     found = []
     for name in names:
         path = directory / name
-        sum_, against = bundle.file_sha256(path), []
+        sum_, against = digest(path), []
         if name in theirs:
             known, who = theirs[name]
             if not (known == "" or matches(path, known, sum_)):

