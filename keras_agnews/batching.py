@@ -8,6 +8,7 @@ compiles nothing: there, a batch is as long as its longest text.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -260,12 +261,19 @@ def for_keras(batches: Batches) -> Any:
         return batches
     import tensorflow as tf
 
+    # TensorFlow keeps the function for good, and with it whatever that holds.
+    reference = weakref.ref(batches)
+
     def generate() -> Iterator[Any]:
-        yield from (batches[i] for i in range(len(batches)))
-        batches.on_epoch_end()
+        live = reference()
+        assert live is not None
+        yield from (live[i] for i in range(len(live)))
+        live.on_epoch_end()
 
     signature = tf.nest.map_structure(
         lambda array: tf.TensorSpec([None] * array.ndim, array.dtype), batches[0]
     )
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
-    return dataset.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(1)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(1)
+    dataset.batches = batches
+    return dataset
