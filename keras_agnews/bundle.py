@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from keras_agnews import records, registry
-from keras_agnews.errors import BundleError, InputError
-from keras_agnews.files import digest, flush, locked
+from keras_agnews.errors import BundleError, InputError, listed
+from keras_agnews.files import digest, flush, locked, make_directory
 from keras_agnews.tensor_files import DTYPES, open_safetensors, save_tensors, tensor_shapes
 from keras_agnews.text_files import MAX_BYTES, check_plain, json_text, read_json, write_json
 from keras_agnews.tokenizers import Tokenizer, read_vocabulary, tokenizer_from_config
@@ -338,9 +338,9 @@ def check_weights_file(
     """`BundleError` unless the file holds the expected tensors and, if given, has that sum."""
     shapes = tensor_shapes(path)
     if unknown := sorted(set(shapes) - set(expected)):
-        raise BundleError(f"{path}: unexpected tensors {_some(unknown)}")
+        raise BundleError(f"{path}: unexpected tensors {listed(unknown, ', ', 5)}")
     if missing := sorted(set(expected) - set(shapes)):
-        raise BundleError(f"{path}: missing tensors {_some(missing)}")
+        raise BundleError(f"{path}: missing tensors {listed(missing, ', ', 5)}")
     for name, shape in expected.items():
         if shapes[name] != shape:
             raise BundleError(f"{path}: {name} has shape {shapes[name]}, config.json says {shape}")
@@ -462,9 +462,7 @@ def _install(directory: Path, stage: Callable[[Path, Path, Path], Bundle]) -> Bu
     `stage` writes the weights, if it has any, and the vocabulary to the paths that it is given,
     by way of a third, and returns what config.json will say.
     """
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory} is a file: give another output directory")
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     with locked(directory) as alone:
         return _replace(directory, stage, alone)
 
@@ -538,7 +536,7 @@ def _storable(
         raise InputError(f"{bundle.name} cannot be written: {error}") from error
     expected = bundle.variables()
     if wrong := sorted(expected.keys() ^ tensors.keys()):
-        raise InputError(f"{_some(wrong)}: either not of the model or not given")
+        raise InputError(f"{listed(wrong, ', ', 5)}: either not of the model or not given")
     stored = {}
     for name, shape in expected.items():
         if np.shape(tensors[name]) != shape:
@@ -587,8 +585,3 @@ def _check_file_name(name: Any, what: str) -> None:
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise BundleError(message)
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -22,7 +22,7 @@ from keras_agnews import batching, bundle, card, delta, exporting, inference
 from keras_agnews.bundle import Bundle
 from keras_agnews.errors import BundleError, InputError
 from keras_agnews.exporters import huggingface, keras_hub
-from keras_agnews.files import expanded, replacing
+from keras_agnews.files import expanded, make_directory, replacing
 from keras_agnews.inputs import check_texts, label_ids, sample_weights
 from keras_agnews.tokenizers import Tokenizer, write_vocabulary
 
@@ -107,7 +107,11 @@ class TextClassifier(keras.Model):
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        self.describe(temperature=float(value))
+        try:
+            self.describe(temperature=float(value))
+        except (TypeError, ValueError) as error:
+            reason = str(error) if isinstance(error, InputError) else "it must be a number"
+            raise InputError(f"temperature {value!r}: {reason}") from None
 
     @property
     def source(self) -> dict[str, Any] | None:
@@ -151,11 +155,13 @@ class TextClassifier(keras.Model):
                 f"labels must be a list of {count} names, since the model has {count} classes: "
                 "load(..., labels=[...]) gives one that has others"
             )
-        changed = dataclasses.replace(self._description, **changes)
         try:
+            changed = dataclasses.replace(self._description, **changes)
             self._description = Bundle.from_dict(changed.to_dict())
         except BundleError as error:
             raise InputError(str(error)) from None
+        except TypeError as error:  # a field that there is not, or of another kind
+            raise InputError(f"describe({', '.join(changes)}): {error}") from None
 
     def forget_training(self) -> None:
         """Take back what the description says of how the weights were trained, and how well."""
@@ -210,6 +216,15 @@ class TextClassifier(keras.Model):
             )
         ]
         return predictions[0] if isinstance(texts, str) else predictions
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Logits of token ids, as `call`; `InputError` for texts, which `classify` takes."""
+        first = args[0] if args else None
+        if isinstance(first, str) or (
+            isinstance(first, (list, tuple)) and len(first) and isinstance(first[0], str)
+        ):
+            raise InputError("a call takes token ids: classify(texts) or predict(texts)")
+        return super().__call__(*args, **kwargs)
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """As `predict`."""
@@ -291,9 +306,8 @@ class TextClassifier(keras.Model):
         Raises: `InputError` for a loss that expects probabilities: it would train wrong.
         """
         if expects_probabilities(loss):
-            name = loss if isinstance(loss, str) else getattr(loss, "name", str(loss))
             raise InputError(
-                f"loss {name!r} expects probabilities and this model gives logits: pass "
+                f"loss {_shown(loss)!r} expects probabilities and this model gives logits: pass "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True)"
             )
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
@@ -381,8 +395,10 @@ class TextClassifier(keras.Model):
                 weights = None if weights is None else weights[:cut]
             if not len(texts):
                 raise InputError("fit() needs at least one text")
+            self._check_loss()
             dataset = self.dataset(texts, labels, size, weights, shuffle=shuffle, seed=seed)
         if validation_data is not None and not _is_dataset(validation_data):
+            self._check_loss()
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
                 raise InputError(
                     "validation_data must be (texts, labels) or (texts, labels, sample_weight)"
@@ -412,8 +428,7 @@ class TextClassifier(keras.Model):
             class_weight = dict.fromkeys(range(len(self.labels)), 1.0) | dict(
                 zip(keys, class_weight.values(), strict=True)
             )
-        if unknown := sorted(kwargs.keys() - inspect.signature(keras.Model.fit).parameters):
-            raise InputError(f"fit() knows no {', '.join(unknown)}")
+        _check_known(keras.Model.fit, kwargs)
         before, steps = self._description, self._steps()
         self.forget_training()
         try:
@@ -427,7 +442,7 @@ class TextClassifier(keras.Model):
             )
         finally:
             # Before 3.10, Keras leaves variables without values on JAX where it is interrupted.
-            getattr(self, "jax_state_sync", lambda: None)()
+            self._attach_weights()
             if self._steps() == steps:  # none was taken: the weights are what they were
                 self._description = before
 
@@ -460,16 +475,62 @@ class TextClassifier(keras.Model):
             InputError: no text, one that is no str, or a label that is not the model's; it names
                 the index.
         """
+        _check_known(keras.Model.evaluate, kwargs)
+        self._attach_weights()  # a callback may ask within an epoch
         if _is_dataset(x):
             _check_alone(y=y, sample_weight=sample_weight, batch_size=batch_size)
             return super().evaluate(_for_keras(x), **kwargs)
         texts = check_texts(x)
         if not len(texts):
             raise InputError("evaluate() needs at least one text")
+        self._check_loss()
         labels = self.label_ids(y, len(texts))
         size = 128 if batch_size is None else batch_size
         dataset = self.dataset(texts, labels, size, sample_weights(sample_weight))
         return super().evaluate(_for_keras(dataset), **kwargs)
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
+    ) -> Any:
+        """As `keras.Model.train_on_batch`, of texts and labels or of token ids.
+
+        The temperature is 1 afterwards, and the description says nothing of how it was trained.
+        """
+        trained = super().train_on_batch(*self._batch(x, y, sample_weight), **kwargs)
+        self.forget_training()
+        return trained
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
+        """As `keras.Model.test_on_batch`, of texts and labels or of token ids."""
+        return super().test_on_batch(*self._batch(x, y, sample_weight), **kwargs)
+
+    def _batch(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, ...]:
+        if isinstance(x, Mapping):
+            return x, y, sample_weight
+        texts, weights = check_texts(x), sample_weights(sample_weight)
+        if not len(texts):
+            raise InputError("a batch needs at least one text")
+        self._check_loss()
+        return self.dataset(texts, self.label_ids(y, len(texts)), len(texts), weights)[0]
+
+    def _check_loss(self) -> None:
+        """`InputError` for a loss of Keras that takes something else than numbers of classes."""
+        for loss in keras.tree.flatten(getattr(self, "loss", None)):
+            name = _name_in_keras(keras.losses.get(loss))
+            if name and not name.startswith("sparse"):
+                raise InputError(
+                    f"loss {_shown(loss)!r} does not take labels, one a text: compile with "
+                    "keras.losses.SparseCategoricalCrossentropy(from_logits=True), or fit a "
+                    "dataset whose targets it takes"
+                )
+
+    def load_weights(self, filepath: Any, **kwargs: Any) -> None:
+        """As `keras.Model.load_weights`; how these were trained, and how well, is not in the file.
+
+        So the temperature is 1 afterwards, and the description says nothing of it.
+        """
+        super().load_weights(filepath, **kwargs)
+        self.forget_training()
 
     def dataset(
         self,
@@ -526,14 +587,17 @@ class TextClassifier(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        classifier = cls(Bundle.from_dict(config["bundle"]), name=config["name"])
+        # Keras's own policy may be another one than when it was saved.
+        present, policy = keras.config.dtype_policy(), config.get("dtype_policy")
+        keras.config.set_dtype_policy(policy or present)
+        try:
+            classifier = cls(Bundle.from_dict(config["bundle"]), name=config["name"])
+        finally:
+            keras.config.set_dtype_policy(present)
         frozen = set(config.get("frozen", ()))
         inference.set_trainable(
             (x, x.path not in frozen) for x in inference.nested_layers(classifier.model)
         )
-        # Keras's own policy may be another one than when it was saved.
-        if (policy := config.get("dtype_policy")) is not None:
-            inference.set_precision(classifier.model, policy)
         return classifier
 
     def save_assets(self, directory: str) -> None:
@@ -555,8 +619,11 @@ class TextClassifier(keras.Model):
             raise InputError(f"{path}: give a name that ends in .keras, or use save_bundle")
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists: overwrite=True replaces it")
+        if path.is_dir():
+            raise InputError(f"{path} is a directory: give the name of a file")
         self.check_whole()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._attach_weights()
+        make_directory(path.parent)
         with replacing(path) as passing:
             super().save(passing, **kwargs)
 
@@ -575,8 +642,8 @@ class TextClassifier(keras.Model):
             dtype: `"float32"`, or `"float16"` for half the size; `None`: in float16 where that
                 loses nothing, as of a model that was loaded from such a file, else in float32.
             base: name and value of the variables of the pretrained base that the model pins on a
-                hub, as `loading.open_base(...).arrays(...)` gives them: only the difference to it
-                is then written, which `load` applies to the base.
+                hub, as `loading.open_base(...).arrays(...)` gives them, of its encoder all: only
+                the difference to it is then written, which `load` applies to the base.
             rank: of the kernels' differences in the mean; what training moved more gets more.
 
         Returns: the directory.
@@ -589,7 +656,10 @@ class TextClassifier(keras.Model):
         if type(rank) is not int or rank < 1:
             raise InputError(f"rank must be a positive integer, not {rank!r}")
         arrays = self.arrays()
-        change = None if base is None else delta.difference(arrays, base, rank)
+        change = None
+        if base is not None:
+            encoder = record.config.encoder_variables()
+            change = delta.difference(arrays, base, encoder, rank)
         card.write(
             root, bundle.write(root, record, self.tokenizer.vocabulary, arrays, dtype, change)
         )
@@ -675,13 +745,16 @@ class TextClassifier(keras.Model):
         return exporting.export(self, expanded(filepath))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The weights by their paths, with what `enable_lora` has added merged into them.
+        """The weights, float32, by their paths, with what `enable_lora` has added merged into them.
 
         Raises: `InputError` for a quantized model.
         """
         self.check_whole()
         self._attach_weights()
-        values = {v.path: keras.ops.convert_to_numpy(v.value) for v in self.model.weights}
+        values = {
+            v.path: np.asarray(keras.ops.convert_to_numpy(v.value), np.float32)
+            for v in self.model.weights
+        }
         merged = {path: value for path, value in values.items() if "/lora_" not in path}
         for layer in inference.nested_layers(self.model):
             if getattr(layer, "lora_enabled", False):
@@ -719,6 +792,12 @@ def _check_alone(**beside: Any) -> None:
             raise InputError(f"{name} goes with texts, not with a dataset, which has its own")
 
 
+def _check_known(method: Any, keywords: Mapping[str, Any]) -> None:
+    known = inspect.signature(method).parameters
+    if unknown := [x for x in sorted(keywords) if x not in known and not x.startswith("_")]:
+        raise InputError(f"{method.__name__}() knows no {', '.join(unknown)}")
+
+
 def _for_keras(dataset: Any) -> Any:
     return batching.for_keras(dataset) if isinstance(dataset, batching.Batches) else dataset
 
@@ -740,10 +819,21 @@ def _expects_probabilities(loss: Any) -> bool:
         return False
     if (from_logits := getattr(known, "from_logits", None)) is not None:
         return not from_logits
-    function = getattr(known, "fn", known)
-    name = getattr(function, "__name__", type(function).__name__).lower().replace("_", "")
-    own = (getattr(function, "__module__", None) or "").partition(".")[0] == "keras"
-    return own and any(kind in name for kind in ("crossentropy", "kldivergence", "poisson"))
+    kinds = ("crossentropy", "kldivergence", "poisson")
+    return any(kind in _name_in_keras(known) for kind in kinds)
+
+
+def _name_in_keras(loss: Any) -> str:
+    """Of one of Keras's own losses the name, in small letters alone, else nothing."""
+    function = getattr(loss, "fn", loss)
+    if (getattr(function, "__module__", None) or "").partition(".")[0] != "keras":
+        return ""
+    name: str = getattr(function, "__name__", type(function).__name__)
+    return name.lower().replace("_", "")
+
+
+def _shown(loss: Any) -> str:
+    return loss if isinstance(loss, str) else str(getattr(loss, "name", loss))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

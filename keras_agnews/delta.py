@@ -11,43 +11,58 @@ fine-tune's difference.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_agnews.errors import BundleError, InputError
+from keras_agnews.errors import BundleError, InputError, listed
 from keras_agnews.tensor_files import open_safetensors, tensor_shapes
 
 
 def difference(
-    tuned: Mapping[str, np.ndarray], base: Iterable[tuple[str, np.ndarray]], rank: int
+    tuned: Mapping[str, np.ndarray],
+    base: Iterable[tuple[str, np.ndarray]],
+    encoder: Collection[str],
+    rank: int,
 ) -> dict[str, np.ndarray]:
     """The tensors of a delta file, float16.
 
     Args:
         tuned: every variable of the model, by name.
-        base: name and value of those that the base has.
+        base: name and value of what the base has, all of `encoder`; of a head that it has, the
+            model's is no difference.
+        encoder: the names of the variables that `apply` will be given of the base.
         rank: columns of `NAME/a` for each kernel in the mean: those with a longer way to the base
             get more of them, so that of all files of this size it is the nearest. A kernel that
             so many do not make smaller is stored whole.
 
-    Raises: `InputError` where a difference is not finite in float16.
+    Raises: `InputError` for a base that is not the model's, or a difference that is not finite in
+        float16.
     """
-    left = dict(tuned)
+    left, awaited = dict(tuned), set(encoder)
     tensors: dict[str, np.ndarray] = {}
     kernels: dict[str, np.ndarray] = {}
     if isinstance(base, (str, os.PathLike)):
         raise InputError("base must be names and values: loading.open_base(...).arrays(...)")
     for name, value in base:
-        if name not in left:
+        if name not in tuned:
             raise InputError(f"the base has {name!r}, which the model has not")
-        change = left.pop(name).astype(np.float32) - value
+        if name not in awaited:
+            continue
+        awaited.remove(name)
+        own = left.pop(name)
+        if own.shape != np.shape(value):
+            shape = np.shape(value)
+            raise InputError(f"{name} has shape {shape} in the base and {own.shape} in the model")
+        change = own.astype(np.float32) - value
         if not change.any():
             continue  # as `apply` reads it
         low = change.ndim == 2 and rank * sum(change.shape) < change.size
         (kernels if low else tensors)[name] = change
+    if awaited:
+        raise InputError(f"the base lacks {listed(sorted(awaited), ', ', 5)}")
     directions = {name: _directions(change) for name, change in kernels.items()}
     for name, count in _share_out(kernels, directions, rank).items():
         tensors[f"{name}/a"], tensors[f"{name}/b"] = _factors(

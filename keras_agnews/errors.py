@@ -7,6 +7,7 @@ derive from the built-in exception that a caller would guess, so `except ValueEr
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 
 _LONGEST = 2_000  # characters of a message
@@ -51,6 +52,12 @@ class TrainingError(KerasAgnewsError, RuntimeError):
 
 class MissingDependencyError(KerasAgnewsError, ImportError):
     """An optional package that is needed and not installed; the message says what to install."""
+
+
+def listed(items: Sequence[str], mark: str = "; ", most: int = 20) -> str:
+    """What a message says of several: the first of them, and how many more there are."""
+    more = f"{mark}and {len(items) - most} more" if len(items) > most else ""
+    return mark.join(items[:most]) + more
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

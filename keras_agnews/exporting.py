@@ -16,7 +16,7 @@ from keras_agnews import inference, text_files
 from keras_agnews.configs import GruConfig
 from keras_agnews.errors import InputError, require
 from keras_agnews.exporters import huggingface, onnx
-from keras_agnews.files import replacing
+from keras_agnews.files import make_directory, replacing
 from keras_agnews.graph_tokenizers import graph_tokenizer
 from keras_agnews.tokenizers import WordPieceTokenizer
 
@@ -44,7 +44,7 @@ def _saved_model(classifier: Any, directory: Path) -> None:
     if directory.exists() and not (directory / _SAVED_MODEL_FILE).is_file():
         raise InputError(f"{directory} exists and is no SavedModel: give another name")
     tf = require("tensorflow", "tensorflow", "to write a SavedModel")
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(directory.parent)
     # Beside its place, then renamed. A directory cannot replace another in one step: who is killed
     # between the two leaves the old model under its hidden name.
     passing, old = (directory.with_name(f".{uuid.uuid4().hex[:8]}{directory.name}") for _ in "ab")
@@ -134,7 +134,7 @@ def _network(classifier: Any, path: Path, write: Callable[[Path], None]) -> None
     others = huggingface.networks(path.parent) - {path.name}
     if others or whole is None or not path.exists():  # else it was this file's alone
         huggingface.check_tokenizer(beside, whole, others, path.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     with replacing(path) as passing:
         write(passing)
     if whole is not None:

@@ -29,6 +29,17 @@ def check_writable(place: Path, name: str) -> None:
         raise InputError(f"{name} cannot be written to: give another")
 
 
+def make_directory(directory: Path) -> None:
+    """Make a directory and those above it; `InputError` where a file is in the way."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        for place in (directory, *directory.parents):
+            if os.path.lexists(place) and not os.path.isdir(place):
+                raise InputError(f"{place} is a file: give another output directory") from None
+        raise
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """The path of a file to write, which takes the place of `path` when the block has ended well.

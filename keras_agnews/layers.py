@@ -19,7 +19,7 @@ import keras
 from keras import ops
 
 from keras_agnews import onednn, torch_gru
-from keras_agnews.configs import ACTIVATIONS, BertConfig
+from keras_agnews.configs import ACTIVATIONS, BertConfig, TransformerConfig
 from keras_agnews.errors import InputError
 from keras_agnews.graph_tokenizers import graph_tokenizer
 from keras_agnews.tokenizers import WordPieceTokenizer
@@ -788,6 +788,11 @@ class BertEncoder(TransformerEncoder):
     def __init__(self, config: BertConfig | dict[str, Any], **kwargs: Any) -> None:
         if isinstance(config, dict):
             config = BertConfig.from_dict(config)
+        if not isinstance(config, TransformerConfig):
+            raise InputError(
+                f"BertEncoder takes a BertConfig, not {type(config).__name__}: "
+                "keras_agnews.load(name).encoder is any entry's"
+            )
         super().__init__(**TransformerEncoder.arguments(config), **kwargs)
         self.architecture = config
 

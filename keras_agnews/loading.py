@@ -61,9 +61,7 @@ class BundleCheckpoint:
                 f"{self.directory} has no weights yet: load it with weights=None and train it"
             )
         path, shapes = self.directory / weights.file, self.description.variables()
-        for name, shape in wanted.items():
-            if shapes.get(name) != shape:
-                raise BundleError(f"{path}: {name} has shape {shapes.get(name)}, wanted is {shape}")
+        _check_wanted(path, shapes, wanted)
         stored = bundle.read_weights(path, shapes, weights.sha256)
         return ((name, value) for name, value in stored if name in wanted)
 
@@ -82,9 +80,7 @@ class DeltaCheckpoint:
         assert weights is not None
         assert weights.delta is not None
         path = self.directory / weights.delta
-        for name, shape in wanted.items():
-            if shapes.get(name) != shape:
-                raise BundleError(f"{path}: {name} has shape {shapes.get(name)}, wanted is {shape}")
+        _check_wanted(path, shapes, wanted)
         encoder = self.description.config.encoder_variables()
         of_base = {name: shape for name, shape in wanted.items() if name in encoder}
         # Before the checks, which are then of what is read.
@@ -92,6 +88,14 @@ class DeltaCheckpoint:
         delta.check_file(path, shapes, set(shapes) - set(encoder))
         bundle.check_sha256(path, weights.delta_sha256 or "", "weights.delta_sha256")
         return applied
+
+
+def _check_wanted(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
+) -> None:
+    for name, shape in wanted.items():
+        if shapes.get(name) != shape:
+            raise BundleError(f"{path}: {name} has shape {shapes.get(name)}, wanted is {shape}")
 
 
 def load(
@@ -115,7 +119,7 @@ def load(
         labels: other labels than the model's; its head is then new, and a warning says so.
         max_length: cut texts at so many tokens.
         base: directory that has the pretrained base which the entry, or what `weights` names,
-            pins on a hub; its SHA-256 must be the pinned one.
+            pins on a hub; its SHA-256 must be the pinned one. Not looked at where none is needed.
         mixed_precision: compute in bfloat16, with weights and logits in float32. Faster with
             PyTorch on a processor that has instructions for it, but for the smallest models, and
             with JAX on a GPU; a probability changes by up to 0.02.
@@ -341,19 +345,22 @@ def _takeable(target: Bundle, origin: Bundle) -> dict[str, tuple[int, ...]]:
 
 
 def _locate(source: str | os.PathLike[str]) -> Path:
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"a model is a name, a path or an address, not {source!r}")
     if isinstance(source, str) and (found := registry.find(source)) is not None:
         return found
     path = expanded(source)
-    if source and path.is_dir():
+    if source and os.path.isdir(path):  # also False of a text that is too long for a path
         return path
     if isinstance(source, str) and re.match("[a-z_]{2,}:", source):
         raise NotFoundError(
             f"{source}: this version loads names, paths, hf://, tfhub: and keras_hub:"
         )
-    if path.is_file():
+    if os.path.isfile(path):
         remedy = "keras.saving.load_model reads a .keras file; load wants a directory"
         raise NotFoundError(f"{path} is a file: {remedy}")
     known = registry.list_models()
-    close = difflib.get_close_matches(str(source), known, 1)
+    shown = str(source)[:200]
+    close = difflib.get_close_matches(shown, known, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-    raise NotFoundError(f"{str(source)!r} is neither a model of the zoo nor a directory; {hint}")
+    raise NotFoundError(f"{shown!r} is neither a model of the zoo nor a directory; {hint}")

@@ -110,6 +110,8 @@ def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
     Raises: `InputError` for no rows, lengths that differ, a number that is not in 0 to 1 or a
         class out of range.
     """
+    if type(bins) is not int or bins < 1:
+        raise InputError(f"bins must be a positive integer, not {bins!r}")
     values, true = _paired(probabilities, labels)
     if values.min() < 0 or values.max() > 1 + 1e-6:
         raise InputError("probabilities must be from 0 to 1: pass predict(...), not logits")
@@ -167,7 +169,10 @@ def fit_temperature(logits: Any, labels: Any) -> float:
 
 
 def _paired(values: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    rows, true = np.asarray(values, np.float64), np.asarray(labels)
+    try:
+        rows, true = np.asarray(values, np.float64), np.asarray(labels)
+    except (TypeError, ValueError) as error:  # strings, or rows of several lengths
+        raise InputError(f"rows must be numbers, (n, classes), and labels (n,): {error}") from None
     if rows.ndim != 2 or true.shape != rows.shape[:1] or not len(true):
         raise InputError(f"{rows.shape} and labels {true.shape} must be (n, classes) and (n,)")
     if not np.isfinite(rows).all():

@@ -30,7 +30,7 @@ from keras_agnews.data import Dataset
 from keras_agnews.device import device_name
 from keras_agnews.distillation import Teacher, near_words, start_embeddings, targets
 from keras_agnews.errors import InputError, TrainingError
-from keras_agnews.files import check_writable, digest, expanded
+from keras_agnews.files import check_writable, digest, expanded, make_directory
 from keras_agnews.inference import compile_forward, nested_layers, set_trainable
 from keras_agnews.inputs import check_texts
 from keras_agnews.lora import LowRankCopy
@@ -316,9 +316,7 @@ class _Run:
     def go(self, resume: bool, progress: bool) -> dict[str, Any]:
         settings = self.settings
         if self.directory is not None:
-            if self.directory.exists() and not self.directory.is_dir():
-                raise InputError(f"output {self.directory} is a file: give a directory")
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self.directory)
             check_writable(self.directory, f"output {self.directory}")
             if not resume:
                 for name in (CHECKPOINT_FILE, LOG_FILE, _PRETRAINING_LOG):
@@ -596,7 +594,9 @@ class _Run:
         """
         assert self.directory is not None
         encoder = self.pinned.config.encoder_variables()
-        change = delta.difference(self.classifier.arrays(), self._open_base().arrays(encoder), rank)
+        change = delta.difference(
+            self.classifier.arrays(), self._open_base().arrays(encoder), encoder, rank
+        )
         path = self.directory / _DIFFERENCE_FILE
         save_tensors(change, path, path.with_name(f".{path.name}"))
         variables = {variable.path: variable for variable in self.classifier.model.weights}

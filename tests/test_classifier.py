@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +342,12 @@ def test_the_description_keeps_to_what_the_model_is(clf: Any) -> None:
     for value in (0, -1.0, float("nan"), float("inf"), 200):
         with pytest.raises(InputError, match=r"temperature is .*, not a"):
             clf.temperature = value
+    for wrong in (None, "warm", [1.0, 2.0]):
+        with pytest.raises(InputError, match=r"temperature .*: it must be a number"):
+            clf.temperature = wrong
+    for changes in ({"colour": "red"}, {"results": None}, {"weights": {"file": "x"}}):
+        with pytest.raises(InputError, match=rf"describe\({min(changes)}\)"):
+            clf.describe(**changes)
     with pytest.raises(InputError, match="max_length is built into the model"):
         clf.describe(max_length=4)
     for labels in (("A", "B"), "abcd", 4, None):
@@ -434,7 +442,7 @@ def test_mixed_precision_is_kept_in_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict(TEXTS), model.predict(TEXTS))
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16", "bfloat16"])
 def test_the_policy_of_a_file_counts_and_not_the_present_one(tmp_path: Path, policy: str) -> None:
     import keras
 
@@ -450,9 +458,31 @@ def test_the_policy_of_a_file_counts_and_not_the_present_one(tmp_path: Path, pol
         keras.config.set_dtype_policy(before)
     assert loaded.encoder.blocks[0].attention.compute_dtype == model.encoder.compute_dtype
     assert loaded.encoder.dtype_policy.name == policy
+    for one, other in zip(model.model.weights, loaded.model.weights, strict=True):
+        assert (one.path, one.dtype) == (other.path, other.dtype)
     if policy == "mixed_float16" and keras.backend.backend() == "jax":
         return  # which has no attention in float16 on a processor
     np.testing.assert_array_equal(loaded.predict(TEXTS), model.predict(TEXTS))
+
+
+def test_the_scaled_loss_of_half_precision_is_in_the_file(tmp_path: Path) -> None:
+    import keras
+
+    if keras.backend.backend() == "jax":
+        pytest.skip("has no attention in float16 on a processor")
+    before = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy("mixed_float16")
+        model = keras_agnews.load("tiny-transformer")
+    finally:
+        keras.config.set_dtype_policy(before)
+    model.fit(TEXTS, LABELS, batch_size=8, verbose=0)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert type(loaded.optimizer) is type(model.optimizer) is keras.optimizers.LossScaleOptimizer
+    values = [[np.array(v) for v in x.optimizer.variables] for x in (model, loaded)]
+    for one, other in zip(*values, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_frozen_layers_are_frozen_in_a_file_too(tmp_path: Path) -> None:
@@ -505,13 +535,22 @@ def test_a_loss_on_probabilities_is_refused(clf: Any, form: str) -> None:
         clf.compile("adam", loss)
 
 
+@pytest.mark.once
 def test_losses_on_logits_are_taken() -> None:
     import keras
 
     model = keras_agnews.load("tiny-transformer")
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.compile("adam", keras.losses.CategoricalCrossentropy(from_logits=True))
-    model.compile("adam", "mse")
+    model.fit(TEXTS, LABELS, verbose=0)
+    # These take other targets than labels: a dataset's.
+    for loss in (keras.losses.CategoricalCrossentropy(from_logits=True), "mse"):
+        model.compile("adam", loss)
+        for method in (model.fit, model.evaluate, model.train_on_batch, model.test_on_batch):
+            # As many rows as classes, which NumPy's rules would spread over each other.
+            with pytest.raises(InputError, match="does not take labels, one a text: compile with"):
+                method(TEXTS[:4], LABELS[:4])
+    model.compile("adam", lambda true, logits: keras.ops.mean(logits))
+    model.fit(TEXTS, LABELS, verbose=0)
 
 
 def test_eight_threads_get_the_same_answers(clf: Any) -> None:
@@ -587,6 +626,97 @@ def test_answers_within_an_epoch_are_those_of_the_weights_so_far() -> None:
     assert all(np.abs(b - a).max() > 1e-4 for a, b in itertools.pairwise(answers))
 
 
+def test_what_is_asked_and_saved_within_an_epoch_leaves_it_whole(tmp_path: Path) -> None:
+    import keras
+
+    model = keras_agnews.load("tiny-transformer")
+    losses = []
+
+    def ask(batch: int, logs: Any) -> None:
+        losses.append(model.evaluate(TEXTS, LABELS, verbose=0)[0])
+        model.save(tmp_path / f"{batch}.keras")
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=ask)
+    model.fit(TEXTS * 2, LABELS * 2, batch_size=8, callbacks=[callback], verbose=0)
+    assert losses[1] < losses[0]
+    saved = keras.saving.load_model(tmp_path / "1.keras")
+    np.testing.assert_array_equal(saved.predict(TEXTS), model.predict(TEXTS))
+
+
+def test_a_trained_classifier_is_let_go(clf: Any) -> None:
+    model = keras_agnews.load("tiny-transformer")
+    model.fit(TEXTS, LABELS, validation_data=(TEXTS, LABELS), verbose=0)
+    model.evaluate(TEXTS, LABELS, verbose=0)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_one_batch_of_texts() -> None:
+    model = keras_agnews.load("tiny-transformer")
+    assert model.temperature != 1
+    known = model.description
+    weights = np.arange(len(TEXTS), dtype=np.float32)
+    for weight in (None, weights):
+        before = model.test_on_batch(TEXTS, LABELS, weight)
+        expected = model.evaluate(TEXTS, LABELS, sample_weight=weight, verbose=0)
+        np.testing.assert_allclose(before, expected, atol=1e-5)
+    assert model.description == known
+    ids = {"input_word_ids": model.tokenizer(TEXTS)["input_ids"]}
+    numbers = model.label_ids(LABELS[::-1], len(TEXTS))  # other ones, to be learned
+    start = model.test_on_batch(ids, numbers)[0]
+    for batch in [(TEXTS, LABELS[::-1]), (ids, numbers)] * 10:
+        model.train_on_batch(*batch)
+        assert model.description == known.untrained()
+    after = model.test_on_batch(TEXTS, LABELS[::-1])
+    np.testing.assert_allclose(after, model.test_on_batch(ids, numbers), atol=1e-5)
+    assert after[0] < 0.8 * start
+    weights[0] = np.nan
+    for method in (model.train_on_batch, model.test_on_batch):
+        with pytest.raises(InputError, match=r"sample_weight\[0\] is nan"):
+            method(TEXTS, LABELS, weights)
+        with pytest.raises(InputError, match="at least one text"):
+            method([], [])
+
+
+@pytest.mark.once
+def test_weights_from_a_file_have_no_figures(tmp_path: Path) -> None:
+    model = keras_agnews.load("tiny-transformer")
+    assert model.description.results
+    model.save_weights(tmp_path / "m.weights.h5")
+    model.load_weights(tmp_path / "m.weights.h5")
+    assert (model.temperature, model.description.results) == (1.0, ())
+
+
+@pytest.mark.once
+def test_a_call_with_texts_names_what_takes_them(clf: Any) -> None:
+    for texts in (TEXTS[0], TEXTS, tuple(TEXTS)):
+        with pytest.raises(InputError, match=r"classify\(texts\)"):
+            clf(texts)
+    with pytest.raises(InputError, match=r"evaluate\(\) knows no epochs"):
+        clf.evaluate(TEXTS, LABELS, epochs=2)
+
+
+@pytest.mark.once
+def test_a_file_in_the_way_of_an_output_is_named(clf: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "m.keras").mkdir()
+    pieces = keras_agnews.load("small-bert-L4")
+    for write, path in (
+        (clf.save, "file/m.keras"),
+        (clf.save_bundle, "file"),
+        (clf.save_bundle, "file/new"),
+        (pieces.save_hugging_face, "file"),
+        (clf.export, "file/m.onnx"),
+    ):
+        with pytest.raises(InputError, match=r"file is a file: give another output directory"):
+            write(tmp_path / path)
+    with pytest.raises(InputError, match=r"m\.keras is a directory"):
+        clf.save(tmp_path / "m.keras")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_features_are_what_the_head_sees(clf: Any) -> None:
     import keras
 
@@ -602,6 +732,11 @@ def test_load_errors_name_the_thing_and_the_way_on(tmp_path: Path) -> None:
         keras_agnews.load("tiny-transfromer")
     with pytest.raises(NotFoundError, match="neither a model of the zoo nor a directory"):
         keras_agnews.load(tmp_path / "nothing")
+    with pytest.raises(NotFoundError, match="neither a model of the zoo nor a directory"):
+        keras_agnews.load("Oil prices soar to an all-time record " * 10)
+    for wrong in (None, 5):
+        with pytest.raises(InputError, match="a model is a name, a path or an address"):
+            keras_agnews.load(wrong)
     file = tmp_path / "m.keras"
     file.write_text("")
     with pytest.raises(NotFoundError, match=r"keras\.saving\.load_model"):

@@ -36,7 +36,7 @@ def test_a_low_rank_change_comes_back(
     base = rng.normal(size=(rows, columns)).astype(np.float32)
     change = size * rng.normal(size=(rows, rank)) @ rng.normal(size=(rank, columns))
     tuned = {"kernel": (base + change).astype(np.float32), "head": np.ones(3, np.float32)}
-    tensors = delta.difference(tuned, [("kernel", base)], rank)
+    tensors = delta.difference(tuned, [("kernel", base)], ["kernel"], rank)
     path = written(tensors, tmp_path_factory.mktemp("delta"))
     delta.check_file(path, {"kernel": base.shape, "head": (3,)}, ["head"])
     found = dict(delta.apply(path, [("kernel", base)], tuned))
@@ -49,7 +49,7 @@ def test_a_low_rank_change_comes_back(
 def test_factors_are_the_nearest_of_their_rank() -> None:
     change = np.random.default_rng(0).normal(size=(300, 40)).astype(np.float32)
     for matrix in (change, change.T):
-        tensors = delta.difference({"k": matrix}, [("k", np.zeros_like(matrix))], 5)
+        tensors = delta.difference({"k": matrix}, [("k", np.zeros_like(matrix))], ["k"], 5)
         u, s, v = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
         nearest = (u[:, :5] * s[:5]) @ v[:5]
         product = tensors["k/a"].astype(np.float64) @ tensors["k/b"].astype(np.float64)
@@ -62,7 +62,7 @@ def test_the_kernel_that_moved_more_gets_more_directions() -> None:
     tuned = {n: (s * rng.normal(size=shape)).astype(np.float32) for n, s in scales.items()}
     tuned["narrow"][:, 1:] = 0  # of rank 1
     base = [(name, np.zeros(shape, np.float32)) for name in tuned]
-    tensors = delta.difference(tuned, base, 4)
+    tensors = delta.difference(tuned, base, tuned, 4)
     ranks = {n: tensors[f"{n}/a"].shape[1] for n in tuned if f"{n}/a" in tensors}
     assert ranks == {"moved": 11, "narrow": 1}
     assert sum(t.size for t in tensors.values()) == 3 * 4 * sum(shape)
@@ -86,7 +86,7 @@ def test_directions_are_worth_what_they_bring_for_their_size() -> None:
         u, v = (np.linalg.qr(rng.normal(size=(k, 6)))[0] for k in (m, n))
         tuned[name] = (strength[name] * u @ v.T).astype(np.float32)
     base = [(name, np.zeros_like(value)) for name, value in tuned.items()]
-    tensors = delta.difference(tuned, base, 2)
+    tensors = delta.difference(tuned, base, tuned, 2)
     # Of 660 numbers: six directions of 30 are worth 1/30 each, those of 300 only 2.25/300.
     assert {n: tensors[f"{n}/a"].shape[1] for n in shapes} == {"small": 6, "large": 1}
 
@@ -124,7 +124,7 @@ def test_a_head_that_nobody_has_and_values_that_do_not_fit_are_refused(tmp_path:
     with pytest.raises(BundleError, match="head is missing"):
         delta.check_file(path, {"kernel": (4, 6), "head": (2,)}, ["head"])
     with pytest.raises(InputError, match="head is not finite in float16"):
-        delta.difference({"head": np.array([1e9], np.float32)}, [], 4)
+        delta.difference({"head": np.array([1e9], np.float32)}, [], [], 4)
 
 
 @pytest.fixture
@@ -268,8 +268,13 @@ def test_a_difference_to_what_is_no_base_is_refused(
 ) -> None:
     classifier, base, _ = model
     names = [("encoder/nothing", np.zeros(1, np.float32))]
+    bias = "encoder/block_0/feed_forward/bias"
+    short = [(bias, np.zeros(1, np.float32))]  # which NumPy would spread over all
+    part = [(bias, classifier.arrays()[bias])]
     for values, rank, message in (
         (names, 2, "the base has 'encoder/nothing', which the model has not"),
+        (short, 2, rf"{bias} has shape \(1,\) in the base and \(\d+,\) in the model"),
+        (part, 2, r"the base lacks encoder/.*, and \d+ more"),
         (names, 0, "rank must be a positive integer, not 0"),
         (base, 2, "base must be names and values"),
     ):
@@ -278,6 +283,21 @@ def test_a_difference_to_what_is_no_base_is_refused(
     with pytest.raises(keras_agnews.InputError, match="tiny-transformer pins no base"):
         keras_agnews.load("tiny-transformer").save_bundle(tmp_path / "new", base=names)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.backend
+@pytest.mark.once
+def test_a_head_of_the_base_is_not_taken_off(model: tuple[Any, Path, Path], tmp_path: Path) -> None:
+    from keras_agnews.loading import open_base
+
+    classifier, base, _ = model
+    whole = open_base(classifier.description, base)
+    values = dict(whole.arrays(classifier.description.config.encoder_variables()))
+    head = {n: v - 1 for n, v in classifier.arrays().items() if n not in values}
+    assert head
+    classifier.save_bundle(tmp_path / "new", base=(values | head).items(), rank=64)
+    loaded = keras_agnews.load(tmp_path / "new", base=base)
+    np.testing.assert_allclose(loaded.predict(TEXTS), classifier.predict(TEXTS), atol=1e-3)
 
 
 @pytest.mark.backend

@@ -208,6 +208,15 @@ def test_preprocessor_takes_what_holds_strings(keras: Any, vocabulary: tuple[str
     )
 
 
+def test_another_architecture_is_not_berts() -> None:
+    from keras_agnews.configs import GruConfig
+    from keras_agnews.layers import BertEncoder
+
+    config = GruConfig(vocabulary_size=9)
+    with pytest.raises(InputError, match="takes a BertConfig, not GruConfig"):
+        BertEncoder(config)
+
+
 def composed(keras: Any, vocabulary: Iterable[str]) -> Any:
     """The model of the TF-Hub lesson."""
     from keras_agnews.layers import BertEncoder, BertPreprocessor

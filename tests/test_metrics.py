@@ -131,11 +131,19 @@ def test_calibration_error_is_its_definition(rows, bins):
         ([[0.5, 0.5]], [2], r"labels\[0\] is 2, not in 0 to 1"),
         ([[0.5, 0.5]], [-1], r"labels\[0\] is -1"),
         ([[0.5, 0.5]], ["World"], "labels must be integers"),
+        ([["half", "half"]], [0], "rows must be numbers"),
+        ([[0.5, 0.5], [1.0]], [0, 0], "rows must be numbers"),
     ],
 )
 def test_what_is_no_probability_is_named(probabilities, labels, names):
     with pytest.raises(InputError, match=names):
         reliability(probabilities, labels)
+
+
+@pytest.mark.parametrize("bins", [0, -1, 1.5, True, None])
+def test_bins_are_a_number_of_them(bins):
+    with pytest.raises(InputError, match="bins must be a positive integer"):
+        calibration_error([[0.5, 0.5]], [0], bins)
 
 
 def drawn(rng, count, classes, sharpness):

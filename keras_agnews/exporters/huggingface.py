@@ -13,7 +13,7 @@ from keras_agnews import text_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.errors import InputError
-from keras_agnews.files import locked
+from keras_agnews.files import locked, make_directory
 from keras_agnews.importers.huggingface import BERT, CONFIG_FILE, DISTILBERT, WEIGHTS_FILE, Family
 from keras_agnews.models import built_here
 from keras_agnews.tensor_files import save_tensors
@@ -70,7 +70,7 @@ def write(
         "tokenizer_class": "BertTokenizer" if usual else "PreTrainedTokenizerFast",
         "model_max_length": description.max_length,
     }
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     with locked(directory):
         # Without its config it is no checkpoint: who is killed leaves none, not half of each.
         (directory / CONFIG_FILE).unlink(missing_ok=True)

@@ -22,7 +22,13 @@ from keras_agnews import text_files
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.data import LABELS
-from keras_agnews.errors import BundleError, InputError, MissingDependencyError, require
+from keras_agnews.errors import (
+    BundleError,
+    InputError,
+    MissingDependencyError,
+    listed,
+    require,
+)
 from keras_agnews.tensor_files import StoredTensor, map_safetensors
 from keras_agnews.tokenizers import Tokenizer, WordPieceTokenizer
 
@@ -244,7 +250,7 @@ class HuggingFaceCheckpoint:
             elif shapes[name] != shape:
                 faults.append(f"{name} has shape {shapes[name]}, wanted is {shape}")
         if faults:
-            raise BundleError(f"{self.directory}: {_listed(faults)}")
+            raise BundleError(f"{self.directory}: {listed(faults)}")
         return self._read([name for name in wanted if name in self._tensors])
 
     def _read(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -476,7 +482,7 @@ def _match(
         if row.ours in wanted and row.ours not in there and row.ours not in optional
     ]
     if faults:
-        raise BundleError(f"{directory}: not a whole {family.title} model: {_listed(faults)}")
+        raise BundleError(f"{directory}: not a whole {family.title} model: {listed(faults)}")
     return matched
 
 
@@ -521,7 +527,7 @@ def _shards(index: Path) -> dict[str, StoredTensor]:
         said = {name for name, place in places.items() if place == file}
         if wrong := sorted(said.symmetric_difference(shard)):
             raise BundleError(
-                f"{index.parent / file}: it and {index.name} differ on {_listed(wrong)}"
+                f"{index.parent / file}: it and {index.name} differ on {listed(wrong)}"
             )
         stored |= shard
     return stored
@@ -562,8 +568,3 @@ def _pickle(path: Path) -> dict[str, StoredTensor]:
 def _torch_array(tensor: Any) -> np.ndarray:
     array: np.ndarray = tensor.detach().float().numpy()
     return array
-
-
-def _listed(items: list[str]) -> str:
-    shown = "; ".join(items[:20])
-    return shown if len(items) <= 20 else f"{shown}; and {len(items) - 20} more"

@@ -23,7 +23,7 @@ from keras_agnews import __version__, bundle
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.data import LABELS, cache_directory
-from keras_agnews.errors import BundleError, NotFoundError, require
+from keras_agnews.errors import BundleError, NotFoundError, listed, require
 from keras_agnews.files import digest
 from keras_agnews.tokenizers import Tokenizer, WordPieceTokenizer, read_vocabulary
 
@@ -229,9 +229,7 @@ def _match(saved: _SavedModel) -> tuple[BertConfig, dict[str, str]]:
         else:
             sizes.update(zip(letters, shape, strict=True))
     if faults:
-        shown = "; ".join(faults[:20])
-        more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise BundleError(f"not a BERT encoder of TF-Hub's: {shown}{more}")
+        raise BundleError(f"not a BERT encoder of TF-Hub's: {listed(faults)}")
     values: dict[str, Any] = {SIZES[letter]: size for letter, size in sizes.items()}
     if values["heads"] * values["key_size"] == values["hidden_size"]:
         values["key_size"] = None
