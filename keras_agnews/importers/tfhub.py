@@ -189,6 +189,7 @@ def _convert(directory: Path, place: Path, handle: str | None) -> None:
             else np.zeros(shape, np.float32)
             for name, shape in draft.variables().items()
         }
+        place.mkdir(parents=True, exist_ok=True)
         bundle.write(place, draft, tokenizer.vocabulary, arrays)
     except OSError as error:
         raise BundleError(
