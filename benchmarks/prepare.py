@@ -124,7 +124,7 @@ def _hugging_face(clf: Any, root: Path) -> None:
         clf.description, config=dataclasses.replace(config, pooler=True, pooling="first")
     )
     arrays = {name: np.zeros(shape, np.float32) for name, shape in twin.variables().items()}
-    arrays |= _arrays(clf)
+    arrays |= clf.arrays()
     huggingface.write(root / "hugging_face", twin, clf.tokenizer, arrays)
 
 
@@ -134,7 +134,7 @@ def _keras_hub(clf: Any, root: Path) -> None:
 
     config = dataclasses.replace(clf.description.config, activation="gelu_tanh")
     twin = dataclasses.replace(clf.description, config=config)
-    keras_hub.write(root / "keras_hub", twin, clf.tokenizer, _arrays(clf))
+    keras_hub.write(root / "keras_hub", twin, clf.tokenizer, clf.arrays())
 
 
 def _onnx(clf: Any, root: Path) -> None:
@@ -145,12 +145,6 @@ def _onnx(clf: Any, root: Path) -> None:
         warnings.simplefilter("ignore")  # of a tokenizer that the peer has by other ways
         clf.export(root / "export.onnx")
     onnx.write(root / "model.onnx", clf.description, clf.arrays(), every_token=True)
-
-
-def _arrays(clf: Any) -> dict[str, np.ndarray]:
-    import keras
-
-    return {value.path: keras.ops.convert_to_numpy(value.value) for value in clf.model.weights}
 
 
 _FORMS: dict[str, Callable[[Any, Path], None]] = {

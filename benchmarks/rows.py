@@ -163,8 +163,10 @@ def merge_accuracies(file: Path, names: Sequence[str], new: Iterable[dict[str, s
         if not row.get("accuracy") and old.get("accuracy"):
             continue
         same = all(row.get(name) == old.get(name) for name in ("accuracy", "macro_f1"))
-        if same and int(row.get("seeds") or 0) < int(old.get("seeds") or 0):
-            row = row | {name: old[name] for name in ("accuracy_min", "accuracy_max", "seeds")}
+        if same:
+            row = old | {name: value for name, value in row.items() if value}
+            if int(row.get("seeds") or 0) < int(old.get("seeds") or 0):
+                row |= {name: old[name] for name in ("accuracy_min", "accuracy_max", "seeds")}
         kept[row["model"]] = row
     rows = [{name: row.get(name) or "" for name in names} for row in kept.values()]
     rows.sort(key=lambda row: int(row["parameters"]) if row["parameters"] else math.inf)

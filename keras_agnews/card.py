@@ -148,9 +148,11 @@ def _result(row: dict[str, Any], address: str | None) -> Any:
     metric, value, data = row.get("metric"), row.get("value"), row.get("data")
     if metric not in ("accuracy", "macro_f1") or not isinstance(data, str) or not _number(value):
         return None
+    if "precision" in row:  # the Hub would show two of the same name; the table has both
+        return None
     kind = "f1" if metric == "macro_f1" else metric
     name = re.sub(r"\W+", "-", data.lower()).strip("-") or "data"
-    is_agnews = re.match(r"ag[_ -]?news\b", data, re.IGNORECASE)
+    is_agnews = re.fullmatch(r"ag[_ -]?news( test| train)?", data, re.IGNORECASE)
     return EvalResult(
         task_type=TASK,
         dataset_type="fancyzhx/ag_news" if is_agnews else name,

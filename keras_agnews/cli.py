@@ -519,13 +519,16 @@ def evaluate(
     The labels of your own rows must be among the model's, by name.
     """
     from keras_agnews import data as data_module
-    from keras_agnews import pages
+    from keras_agnews import hub, pages
     from keras_agnews.metrics import calibration_error, scores
 
     if report is not None:
         pages.check_path(report := expanded(report))
     if record:
         bundle.read(place := _directory(name))
+        if hub.origin(place) is not None:
+            remedy = "pull --local-dir makes a copy of your own"
+            raise InputError(f"--record: {place} is in the Hub client's cache: {remedy}")
         check_writable(place, f"--record: {place}")
     clf = _load(name, base=base, mixed_precision=mixed_precision)
     dataset = data_module.load(
@@ -547,7 +550,7 @@ def evaluate(
         }
         source = "agnews" if dataset.note == "complete" else dataset.name
         measured_on = f"{source} {dataset.split}".strip()
-        _record(name, measured_on, measured, len(dataset.texts), mixed_precision)
+        _record(name, clf, measured_on, measured, len(dataset.texts), mixed_precision)
     per_class = {
         label: {**result.of_class(i), "rows": int(result.confusion[i].sum())}
         for label, i in index.items()
@@ -623,7 +626,14 @@ def _report(clf: TextClassifier, dataset: Dataset, predictions: list[Prediction]
     return report_page(answers, clf.description.name, dataset.name)
 
 
-def _record(name: str, data: str, measured: dict[str, float], rows: int, bfloat16: bool) -> None:
+def _record(
+    name: str,
+    clf: TextClassifier,
+    data: str,
+    measured: dict[str, float],
+    rows: int,
+    bfloat16: bool,
+) -> None:
     """Put figures into a bundle's `config.json`, in place of older ones on the same data."""
     precision = {"precision": "bfloat16"} if bfloat16 else {}
     directory = registry.locate(name)
@@ -634,6 +644,8 @@ def _record(name: str, data: str, measured: dict[str, float], rows: int, bfloat1
     new[-1] |= {"value": round(new[-1]["value"]), "backend": os.environ["KERAS_BACKEND"]}
     with locked(directory):
         description = bundle.read(directory)
+        if description.weights != clf.description.weights:
+            raise InputError(f"{directory} has been trained while it was measured: evaluate again")
         same = data, precision.get("precision")
         kept = [x for x in description.results if (x.get("data"), x.get("precision")) != same]
         # Those of float32 are the model's, and stand before.

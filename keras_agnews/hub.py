@@ -14,8 +14,9 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from keras_agnews.errors import (
     NotFoundError,
     require,
 )
-from keras_agnews.files import digest, expanded
+from keras_agnews.files import digest, expanded, make_directory
 from keras_agnews.hub_requests import SCHEME as SCHEME
 from keras_agnews.hub_requests import WAYS, ask, is_offline, reason, retried, status
 
@@ -132,6 +133,10 @@ def pull(
         return target
     description = bundle.read(snapshot.directory)
     if local_dir is not None:
+        if _holds_another(target):
+            raise InputError(
+                f"{target} holds another checkpoint: give another local_dir or empty it"
+            )
         origin = {"repository": snapshot.source, "revision": snapshot.revision}
         bundle.copy(snapshot.directory, target, origin)
     if (pin := description.weights) is not None and pin.source is not None:
@@ -148,11 +153,21 @@ def _download_pinned(pin: bundle.Weights, repair: bool = True) -> Snapshot:
     return download(pin.source, revision=pin.revision, sha256=sums, repair=repair)
 
 
+def _holds_another(directory: Path) -> bool:
+    """Whether there are weights that a bundle would replace and that are no bundle's."""
+    if not (directory / bundle.CONFIG_FILE).exists():
+        return (directory / bundle.WEIGHTS_FILE).exists()
+    try:
+        return not _is_bundle(directory)
+    except BundleError:  # a damaged one, which is mended so
+        return False
+
+
 def _copy_foreign(directory: Path, target: Path) -> None:
     """A checkpoint that is not ours has no config.json that could name other files meanwhile."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is not empty: give another local_dir or empty it")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(target.parent)
     there = target.exists()
     with tempfile.TemporaryDirectory(prefix=".", dir=target if there else target.parent) as scratch:
         passing = Path(scratch) / "model"
@@ -272,11 +287,15 @@ def resolve_tfhub(handle: str) -> Path:
 
 def parse_address(source: str, revision: str | None = None) -> tuple[str, str]:
     """Repository and revision of an address; `InputError` where it is none."""
-    match = _SOURCE.fullmatch(source)
+    match = _SOURCE.fullmatch(source) if isinstance(source, str) else None
     if match is None or ".." in source:
         raise InputError(f"{source!r} is not an address: hf://user/name or hf://user/name@revision")
     repository, inline = match.groups()
-    if revision and (not re.fullmatch(_REVISION, revision, re.ASCII) or ".." in revision):
+    if revision and (
+        not isinstance(revision, str)
+        or not re.fullmatch(_REVISION, revision, re.ASCII)
+        or ".." in revision
+    ):
         raise InputError(f"revision={revision!r} is no commit, branch or tag")
     if inline and revision and inline != revision:
         raise InputError(f"{source!r} and revision={revision!r} ask for two revisions")
@@ -394,7 +413,8 @@ def _checked(repository: str, directory: Path, name: str, known: str, repair: bo
         if not last:
             again = functools.partial(_fetch, repository, directory.name, name, force=True)
             try:
-                ask(repository, directory.name, again)
+                with _aside(path):
+                    ask(repository, directory.name, again)
             except DownloadError as error:
                 raise DownloadError(f"{path} is damaged, and cannot be had anew: {error}") from None
     raise DownloadError(
@@ -402,6 +422,23 @@ def _checked(repository: str, directory: Path, name: str, known: str, repair: bo
         f"{known if SHA256.fullmatch(known) else 'what the Hub declares'}: it is not the file that "
         f"was pinned, and is not used{'' if repair else '; `keras-agnews pull` fetches it anew'}"
     )
+
+
+@contextlib.contextmanager
+def _aside(path: Path) -> Iterator[None]:
+    """Out of the way of the client, which leaves a file alone where its cache has no links."""
+    if path.is_symlink():
+        yield
+        return
+    old = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
+    os.replace(path, old)
+    try:
+        yield
+    finally:
+        if path.exists():
+            old.unlink()
+        else:
+            os.replace(old, path)
 
 
 def _fetch(repository: str, commit: str, name: str, client: Any, force: bool = False) -> str:
@@ -495,6 +532,8 @@ def verify(
         theirs = _theirs(directory, None, place)
     else:
         directory, names, theirs = expanded(base), [own.file], {}
+        if not (directory / own.file).is_file():
+            raise NotFoundError(f"{directory} has no {own.file}, the base of {source}")
         if own.sha256:
             bundle.check_sha256(directory / own.file, own.sha256, f"the base of {source}")
     of_base = _compared(directory, names, theirs, own.file if own.sha256 else None)

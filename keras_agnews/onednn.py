@@ -31,7 +31,8 @@ def product(inputs: Any, training: bool) -> Product | None:
     if torch.is_inference_mode_enabled():
         known = inputs.dtype == torch.float32 or (inputs.dtype == torch.bfloat16 and _bfloat16())
         return _forward() if known else None
-    if training and torch.is_grad_enabled() and inputs.dtype == torch.float32:
+    learns = training and torch.is_grad_enabled() and inputs.dtype == torch.float32
+    if learns and inputs.numel():  # of no rows it has no gradient
         return _with_gradient()
     return None
 

@@ -168,6 +168,16 @@ class _Job:
             )
         return pushed
 
+    def _check_sum(self, path: str, found: str) -> None:
+        """`UploadError` for weights that are no longer those of the config."""
+        assert self.description.weights is not None
+        weights = self.description.weights
+        pins = {bundle.WEIGHTS_FILE: weights.sha256, bundle.DELTA_FILE: weights.delta_sha256}
+        if pins.get(path) not in (None, "", found):
+            raise UploadError(
+                f"{path} was replaced while it was to be pushed, and nothing was: push again"
+            )
+
     def _ready(self, client: Any) -> hub.Listing | None:
         """The branch as it is, made where it is missing; `None` in a dry run without one."""
         from huggingface_hub import errors
@@ -209,15 +219,17 @@ class _Job:
         self, there: hub.Listing, pushed: Pushed, changed: dict[str, bytes | Path]
     ) -> Pushed:
         def send(client: Any) -> Pushed:
+            added = [
+                client.CommitOperationAdd(
+                    path, content if isinstance(content, bytes) else str(content)
+                )
+                for path, content in changed.items()
+            ]
+            for file in added:  # whose sums have just been taken
+                self._check_sum(file.path_in_repo, file.upload_info.sha256.hex())
             sent = client.create_commit(
                 self.name,
-                [
-                    client.CommitOperationAdd(
-                        path, content if isinstance(content, bytes) else str(content)
-                    )
-                    for path, content in changed.items()
-                ]
-                + [client.CommitOperationDelete(path) for path in self._stale(there)],
+                added + [client.CommitOperationDelete(path) for path in self._stale(there)],
                 commit_message=self.message,
                 revision=self.branch,
                 create_pr=self.create_pr,

@@ -80,7 +80,7 @@ class Recipe:
     pretrain_learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.recipe not in _KIND_DEFAULTS:
+        if not isinstance(self.recipe, str) or self.recipe not in _KIND_DEFAULTS:
             kinds = " or ".join(map(repr, _KIND_DEFAULTS))
             raise InputError(f"recipe is {self.recipe!r}, not {kinds}")
         for name, least in _LEAST.items():
@@ -174,7 +174,8 @@ def make_recipe(classifier: TextClassifier, recipe: str | None = None, **options
         raise InputError("word_dropout is nothing to recipe 'head', which reads each text once")
     if "teacher" in given:
         given["teacher"] = _joined(given["teacher"])
-    return Recipe(**{**_KIND_DEFAULTS.get(kind, {}), **entry, **given, "recipe": kind})
+    usual = _KIND_DEFAULTS.get(kind, {}) if isinstance(kind, str) else {}
+    return Recipe(**{**usual, **entry, **given, "recipe": kind})
 
 
 def shipped_recipe(description: Bundle) -> Recipe:

@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.metadata
 import os
+import re
 import threading
 import warnings
 from collections.abc import Callable
@@ -18,7 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from keras_agnews.configs import BertConfig, GruConfig, TransformerConfig
-from keras_agnews.errors import BundleError, InputError, NotFoundError
+from keras_agnews.errors import (
+    BundleError,
+    InputError,
+    MissingDependencyError,
+    NotFoundError,
+)
 from keras_agnews.files import expanded
 
 ENTRY_POINTS = "keras_agnews.models"
@@ -41,7 +47,17 @@ class Builder:
         build = self.build
         if isinstance(build, str):
             module, _, function = build.partition(":")
-            build = getattr(importlib.import_module(module), function)
+            try:
+                found = getattr(importlib.import_module(module), function, None)
+            except ImportError as error:
+                raise MissingDependencyError(
+                    f"the builder {build} cannot be had: {error}"
+                ) from error
+            if found is None:
+                raise BundleError(
+                    f"{module} has no {function!r}, the builder {build} of {config!r}"
+                )
+            build = found
         return build(config, classes)
 
 
@@ -98,6 +114,8 @@ def register(
     if builder is not None or config is not None:
         if builder is None or config is None:
             raise InputError(f"register({source!r}): builder and config go together")
+        if isinstance(builder, str) and not re.fullmatch(r"[\w.]+:\w+", builder):
+            raise InputError(f"builder {builder!r} is no 'module:function'")
         missing = [n for n in ("from_dict", "to_dict", "variables") if not hasattr(config, n)]
         if missing:
             raise InputError(f"config {config.__name__} lacks {', '.join(missing)}()")

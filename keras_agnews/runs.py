@@ -81,9 +81,9 @@ def recorded_plan(description: Bundle, given: dict[str, Any]) -> Plan:
     if recorded.get("start") in (None, "best", "another model"):  # as an older version wrote
         raise InputError(f"{description.name} does not record what its training started from")
     fraction = recorded.get("validation_fraction")
-    if fraction is None:
+    if not isinstance(fraction, int | float):
         raise InputError(f"{description.name} was validated on rows that it does not record")
-    choices = {"validation_fraction": fraction, "dtype": recorded.get("dtype")}
+    choices: dict[str, Any] = {"validation_fraction": fraction, "dtype": recorded.get("dtype")}
     if given.get("seed") is not None:
         recipe["seed"] = given["seed"]
     began, taught = records.start(recorded), records.teachers(recorded)

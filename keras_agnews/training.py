@@ -307,6 +307,8 @@ class _Run:
         counts = (1, settings.crops, settings.replacements, settings.openings)
         all_labels = np.concatenate([np.repeat(labels, count) for count in counts])
         self.job = _JOBS[settings.recipe](classifier, settings, self.all_texts, all_labels)
+        if not self.job.model.trainable_weights:
+            raise InputError("every layer is frozen, so nothing would be trained")
         self.identity = self._identity()
         self.digest = hashlib.sha256(text_files.json_text(self.identity).encode()).hexdigest()
         self.fit = ResumableFit(

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_agnews
-from keras_agnews import __version__, bundle, registry, text_files
+from keras_agnews import __version__, bundle, metrics, registry, text_files
 from keras_agnews.cli import commands
 from keras_agnews.configs import TransformerConfig
 from keras_agnews.errors import InputError
@@ -529,7 +529,7 @@ def test_the_accuracy_of_an_entry_is_that_on_most_rows(model, tmp_path):
 
 @pytest.mark.backend
 @pytest.mark.once
-def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
+def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path, monkeypatch):
     import keras_agnews
 
     texts = [f"{text} {word}" for text in TEXTS for word in WORDS[:9]]
@@ -584,6 +584,20 @@ def test_evaluate_counts_what_classify_answers(model, invoke, tmp_path):
     np.testing.assert_array_equal(
         keras_agnews.load(copy).predict(texts), keras_agnews.load(model).predict(texts)
     )
+    with monkeypatch.context() as patch:  # a run that saves a better epoch there meanwhile
+        measure = metrics.calibration_error
+
+        def late(*arguments):
+            keras_agnews.load("tiny-transformer").save_bundle(copy)
+            return measure(*arguments)
+
+        shutil.copytree(copy, tmp_path / "before")
+        patch.setattr(metrics, "calibration_error", late)
+        record = ("evaluate", copy, *arguments[2:], "--label-column", "topic", "--record")
+        assert "has been trained while it was measured" in invoke(*record, code=1).stderr
+        assert bundle.read(copy).results == bundle.read(registry.find("tiny-transformer")).results
+        shutil.rmtree(copy)
+        (tmp_path / "before").rename(copy)
     # Those of bfloat16 stand beside them, and say so.
     before = bundle.read(copy).results
     options = ("--label-column", "topic", "--record", "--mixed-precision")

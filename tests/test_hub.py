@@ -181,6 +181,24 @@ def test_a_damaged_file_is_fetched_again(server: HubServer, user: User) -> None:
         assert sha256(Path(answer["directory"]) / name) == whole
 
 
+def test_a_damaged_file_that_is_no_link_is_fetched_again(server: HubServer, user: User) -> None:
+    """As a cache has them on Windows; the client takes such a one for whole, whatever is in it."""
+    call = {"source": f"hf://user/checkpoint@{FIRST}"}
+    (answer,) = user.download(call)
+    file = Path(answer["directory"]) / "vocab.txt"
+    whole = file.read_bytes()
+    file.unlink()
+    file.write_bytes(b"damaged")
+    (offline,) = user.download(call, HF_HUB_OFFLINE="1")
+    assert "vocab.txt is damaged" in offline["message"]
+    assert file.read_bytes() == b"damaged"
+    fetched(server)
+    user.download(call)
+    assert fetched(server) == ["vocab.txt"]
+    assert file.read_bytes() == whole
+    assert not list(file.parent.glob(".*"))
+
+
 def test_damage_of_the_first_download_is_found(server: HubServer, user: User) -> None:
     user.run(
         "import huggingface_hub as hub; hub.snapshot_download('user/checkpoint', revision='main',"

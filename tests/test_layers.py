@@ -625,6 +625,23 @@ def test_a_processor_without_bfloat16_still_answers_in_it(monkeypatch: pytest.Mo
         np.testing.assert_allclose(numpy(outputs.float()), exact, rtol=0.02, atol=0.05)
 
 
+@pytest.mark.once
+def test_an_empty_batch_has_a_gradient() -> None:
+    """As the last one of a loop of one's own may be."""
+    import keras
+
+    if keras.backend.backend() != "torch":
+        pytest.skip("another backend does not use oneDNN by itself")
+    import torch
+
+    from keras_agnews.layers import Dense
+
+    layer = Dense(6)
+    layer.build((None, 8))
+    layer(torch.zeros(0, 8), training=True).sum().backward()
+    assert not layer.kernel.value.grad.any()
+
+
 @pytest.mark.parametrize("mask", ["none", "right", "any"])
 @pytest.mark.parametrize("backwards", [False, True])
 def test_pytorch_s_own_gru_is_keras_one_gradients_too(mask: str, backwards: bool) -> None:

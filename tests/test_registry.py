@@ -308,6 +308,22 @@ def refused(make, message):
 refused(Bundle.from_dict(values).build, "builder 'wrong-bag' gives logits/kernel the shape (4, 2)")
 refused(lambda: Bundle.from_dict(values | {"config": {"depth": 1}}), "config: ")
 refused(lambda: Bundle.from_dict(values | {"config": []}), "config: ")
+
+from keras_agnews.configs import GruConfig
+for name, builder in (("none", "no_such_package.build:fn"), ("no-function", "toy:nothing")):
+    keras_agnews.register(name, builder=builder, config=GruConfig)
+    try:
+        Bundle.from_dict(values | {"builder": name, "config": {"vocabulary_size": 5}}).build()
+    except keras_agnews.KerasAgnewsError as error:
+        assert builder in str(error), error
+    else:
+        raise AssertionError(name)
+try:
+    keras_agnews.register("no-colon", builder="toy", config=GruConfig)
+except keras_agnews.InputError as error:
+    assert "no 'module:function'" in str(error)
+else:
+    raise AssertionError("no colon")
 """
     fresh(code, str(toy))
 

@@ -404,6 +404,40 @@ def test_a_difference_to_a_pinned_base(
         machine("verify", tmp_path / "mine")
 
 
+def test_weights_that_are_replaced_meanwhile_are_not_pushed(
+    server: HubServer, machine: HubClient, name: str, written: Write
+) -> None:
+    """As a run does that saves a better epoch into the directory that is pushed."""
+    first = machine("push", written(0), name)["revision"]
+    directory = written(1)
+
+    def train() -> None:
+        description, words, tensors = model(2)
+        bundle.write(directory, dataclasses.replace(description, source=None), words, tensors)
+
+    server.fail(f"GET /api/models/{name}", train)
+    with pytest.raises(CallError, match=r"model\.safetensors was replaced .* push again") as caught:
+        machine("push", directory, name)
+    assert caught.value.kind == "UploadError"
+    assert server.repository(name).state["heads"] == {"main": first}
+    pushed = machine("push", directory, name)["revision"]
+    machine("verify", f"hf://{name}@{pushed}")
+
+
+def test_a_pull_replaces_no_other_checkpoint(
+    machine: HubClient, name: str, written: Write, tmp_path: Path
+) -> None:
+    machine("push", written(0), name)
+    for other in ({"config.json": b"{}"}, {}):
+        mine = tmp_path / f"mine-{len(other)}"
+        mine.mkdir()
+        for file, content in ({"model.safetensors": b"precious"} | other).items():
+            (mine / file).write_bytes(content)
+        with pytest.raises(CallError, match="holds another checkpoint"):
+            machine("pull", f"hf://{name}", local_dir=mine)
+        assert (mine / "model.safetensors").read_bytes() == b"precious"
+
+
 def test_a_difference_whose_base_is_gone(machine: HubClient, name: str, tmp_path: Path) -> None:
     """What was asked for comes all the same; that it does not load is said."""
     description, words, tensors = model()
@@ -1234,6 +1268,19 @@ def test_an_earlier_download_is_the_witness_where_the_hub_cannot_be_asked(
         "vocab.txt": ["record"],
     }
     assert machine.warnings[0].startswith("not held against the Hub")
+
+
+def test_scores_of_other_rows_and_of_half_precision_are_not_the_hubs() -> None:
+    rows = (("agnews test", 0.9), ("agnews.csv", 1.0), ("agnews old.csv test", 1.0))
+    results = [{"data": data, "metric": "accuracy", "value": value} for data, value in rows]
+    results.append(results[0] | {"precision": "bfloat16", "value": 0.8})
+    text = card.render(dataclasses.replace(model()[0], results=tuple(results)), "hf://user/x")
+    found = huggingface_hub.ModelCard(text).data.eval_results
+    types = {result.dataset_name: (result.dataset_type, result.metric_value) for result in found}
+    assert len(found) == 3
+    assert types.pop("agnews test") == ("fancyzhx/ag_news", 0.9)
+    assert {kind for kind, _ in types.values()} == {"agnews-csv", "agnews-old-csv-test"}
+    assert "| agnews test | accuracy | 0.8 | precision bfloat16 |" in text
 
 
 def test_the_card_tells_where_a_model_comes_from() -> None:

@@ -6,6 +6,7 @@ import csv
 import functools
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -580,8 +581,13 @@ def test_what_cannot_be_trained_on_is_said_at_the_start() -> None:
         keras_agnews.finetune(clf, (TEXTS, LABELS), mixed_precision="no")
     with pytest.raises(InputError, match=r"is a file: give another output directory"):
         keras_agnews.finetune(clf, (TEXTS, LABELS), output=__file__, **OPTIONS)
-    with pytest.raises(InputError, match="recipe is 'best'"):
-        keras_agnews.finetune(clf, (TEXTS, LABELS), recipe="best")
+    for recipe in ("best", ["full"], {"full": 1}):
+        with pytest.raises(InputError, match=f"recipe is {re.escape(repr(recipe))}, not"):
+            keras_agnews.finetune(clf, (TEXTS, LABELS), recipe=recipe)
+    frozen = fresh_model()
+    frozen.model.trainable = False
+    with pytest.raises(InputError, match="every layer is frozen, so nothing would be trained"):
+        keras_agnews.finetune(frozen, (TEXTS, LABELS), **OPTIONS)
     with pytest.raises(InputError, match="epochs must be a positive integer"):
         keras_agnews.finetune(clf, (TEXTS, LABELS), epochs=0)
     for name, value in (("learning_rate", 0), ("pretrain_learning_rate", 0.0), ("warmup", 1.0)):
