@@ -1162,3 +1162,10 @@ def test_a_record_that_cannot_be_written_is_told_before_the_work(model, invoke, 
     monkeypatch.setattr(files.os, "access", lambda path, mode: False)
     told = invoke("evaluate", model, "--record", code=1).stderr
     assert f"--record: {model} cannot be written to" in told
+
+
+def test_a_record_is_none_of_the_hub_clients_files(model, invoke, tmp_path):
+    cached = tmp_path / "models--user--topics" / "snapshots" / ("a" * 40)
+    shutil.copytree(model, cached)
+    told = invoke("evaluate", cached, "--record", "--data", tmp_path / "none.csv", code=1).stderr
+    assert "in the Hub client's cache: pull --local-dir makes a copy" in " ".join(told.split())
