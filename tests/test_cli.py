@@ -718,6 +718,7 @@ def test_train_takes_rows_to_validate_on(model, invoke, tmp_path):
 
 
 @pytest.mark.backend
+@pytest.mark.once  # that a run repeats on each, resumed ones show
 def test_the_shipped_recipe_makes_the_model_again(model, invoke, tmp_path):
     from safetensors.numpy import load_file
 
