@@ -149,6 +149,8 @@ class TextClassifier(keras.Model):
         fixed = {"builder", "config", "tokenizer", "max_length"} & changes.keys()
         if fixed:
             raise InputError(f"{min(fixed)} is built into the model: load one that has another")
+        if unknown := changes.keys() - {field.name for field in dataclasses.fields(Bundle)}:
+            raise InputError(f"describe({min(unknown)}): a description has no such field")
         labels, count = changes.get("labels", self.labels), len(self.labels)
         if not isinstance(labels, (list, tuple)) or len(labels) != count:
             raise InputError(
@@ -160,7 +162,7 @@ class TextClassifier(keras.Model):
             self._description = Bundle.from_dict(changed.to_dict())
         except BundleError as error:
             raise InputError(str(error)) from None
-        except TypeError as error:  # a field that there is not, or of another kind
+        except TypeError as error:  # a value of another kind
             raise InputError(f"describe({', '.join(changes)}): {error}") from None
 
     def forget_training(self) -> None:
