@@ -164,7 +164,8 @@ def merge_accuracies(file: Path, names: Sequence[str], new: Iterable[dict[str, s
             continue
         same = all(row.get(name) == old.get(name) for name in ("accuracy", "macro_f1"))
         if same:
-            row = old | {name: value for name, value in row.items() if value}
+            # But a remark is of its own measurement.
+            row = old | {name: value for name, value in row.items() if value or name == "note"}
             if int(row.get("seeds") or 0) < int(old.get("seeds") or 0):
                 row |= {name: old[name] for name in ("accuracy_min", "accuracy_max", "seeds")}
         kept[row["model"]] = row

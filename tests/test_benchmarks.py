@@ -702,14 +702,16 @@ def test_a_model_measured_anew_replaces_its_own_row_of_the_accuracies(tmp_path: 
         rows.merge_accuracies(file, names, [row])
         assert rows.read_accuracies(file.parent)[-1]["seeds"] == wanted
     # Rows without titles say nothing of those; other weights do.
-    names += ["titles_accuracy"]
+    names += ["titles_accuracy", "note"]
+    other["note"] = ""
     for row, wanted in (
-        (other | {"titles_accuracy": "0.7"}, "0.7"),
-        (other, "0.7"),
-        (other | {"accuracy": "0.95"}, ""),
+        (other | {"titles_accuracy": "0.7", "note": "by hand"}, ("0.7", "by hand")),
+        (other, ("0.7", "")),
+        (other | {"accuracy": "0.95"}, ("", "")),
     ):
         rows.merge_accuracies(file, names, [row])
-        assert rows.read_accuracies(file.parent)[-1]["titles_accuracy"] == wanted
+        last = rows.read_accuracies(file.parent)[-1]
+        assert (last["titles_accuracy"], last["note"]) == wanted
 
 
 def test_the_zoos_table_has_every_entry_and_what_is_known_of_it(tmp_path: Path) -> None:
