@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from keras_agnews import records, registry
-from keras_agnews.errors import BundleError, InputError, listed
+from keras_agnews.errors import BundleError, InputError, listed, located
 from keras_agnews.files import digest, flush, locked, make_directory
 from keras_agnews.tensor_files import DTYPES, open_safetensors, save_tensors, tensor_shapes
 from keras_agnews.text_files import MAX_BYTES, check_plain, json_text, read_json, write_json
@@ -306,8 +306,7 @@ def read(directory: Path) -> Bundle:
                     raise BundleError(f"{path} is {remedy}")
         return Bundle.from_dict(values)
     except (BundleError, InputError) as error:
-        message = str(error)
-        raise BundleError(message if str(path) in message else f"{path}: {message}") from None
+        raise BundleError(located(error, path)) from None
 
 
 def read_tokenizer(directory: Path, bundle: Bundle) -> Tokenizer:

@@ -13,7 +13,8 @@ from typing import Any
 
 from keras_agnews import records
 from keras_agnews.bundle import CARD_FILE, TASK, Bundle
-from keras_agnews.errors import BundleError
+from keras_agnews.data import HUB_REPOSITORY
+from keras_agnews.errors import BundleError, listed
 from keras_agnews.text_files import write_text
 
 START = "<!-- keras_agnews: start, written anew by each save and push -->"
@@ -155,7 +156,7 @@ def _result(row: dict[str, Any], address: str | None) -> Any:
     is_agnews = re.fullmatch(r"ag[_ -]?news( test| train)?", data, re.IGNORECASE)
     return EvalResult(
         task_type=TASK,
-        dataset_type="fancyzhx/ag_news" if is_agnews else name,
+        dataset_type=HUB_REPOSITORY if is_agnews else name,
         dataset_name=data,
         dataset_split=next((s for s in ("test", "train") if data.endswith(f" {s}")), None),
         metric_type=kind,
@@ -172,8 +173,7 @@ def _number(value: Any) -> bool:
 
 def _section(description: Bundle, address: str | None) -> str:
     facts = {
-        "labels": ", ".join(description.labels[:20])
-        + (f" and {len(description.labels) - 20} more" if len(description.labels) > 20 else ""),
+        "labels": listed(description.labels, ", "),
         "parameters": f"{description.parameters:,}",
         "architecture": description.builder,
         "longest text": f"{description.max_length} tokens; a longer one is cut",

@@ -840,6 +840,6 @@ def _shown(loss: Any) -> str:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities, `(n, classes)`; each row sums to 1."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
     return probabilities

@@ -303,7 +303,7 @@ def _list_hub(address: str, form: str) -> None:
 
 
 def _summary(name: str) -> dict[str, Any]:
-    directory = _directory(name)
+    directory = registry.locate(name)
     try:
         description = bundle.read(directory)
         return {
@@ -316,14 +316,6 @@ def _summary(name: str) -> dict[str, Any]:
         }
     except Exception as error:  # a third party's builder and files take part in this
         return {"name": name, "error": str(error) or type(error).__name__}
-
-
-def _directory(name: str) -> Path:
-    directory = registry.locate(name)
-    if not (directory / bundle.CONFIG_FILE).is_file():
-        known = ", ".join(registry.list_models())
-        raise NotFoundError(f"{name!r} is neither a model of the zoo nor a bundle; known: {known}")
-    return directory
 
 
 def _accuracy(description: Bundle) -> dict[str, Any]:
@@ -386,7 +378,7 @@ def _whereabouts(directory: Path, description: Bundle) -> str:
 @_format_option
 def info(name: str, form: str) -> None:
     """Tell everything that is known of a model."""
-    directory = _directory(name)
+    directory = registry.locate(name)
     description = bundle.read(directory)
     values = description.to_dict()
     if form == "json":
@@ -437,7 +429,7 @@ def push(model: str, repository: str, form: str, **options: Any) -> None:
     """Share a model on the Hugging Face Hub, in one commit."""
     from keras_agnews.publishing import push as publish
 
-    pushed = publish(_directory(model), repository, **options)
+    pushed = publish(model, repository, **options)
     if form == "json":
         print_json(dataclasses.asdict(pushed))
         return
@@ -525,7 +517,7 @@ def evaluate(
     if report is not None:
         pages.check_path(report := expanded(report))
     if record:
-        bundle.read(place := _directory(name))
+        bundle.read(place := registry.locate(name))
         if hub.origin(place) is not None:
             remedy = "pull --local-dir makes a copy of your own"
             raise InputError(f"--record: {place} is in the Hub client's cache: {remedy}")
@@ -686,7 +678,11 @@ def _classify_timed(clf: TextClassifier, texts: list[str]) -> tuple[list[Predict
 )
 @click.option("--output", required=True, type=click.Path(path_type=Path), metavar="DIR")
 @_columns
-@click.option("--validation", metavar="FILE", help="Rows to validate on, as --data.")
+@click.option(
+    "--validation",
+    metavar="FILE",
+    help="Rows to choose the epoch by, as --data; of a directory its test split.",
+)
 @click.option(
     "--validation-fraction",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),

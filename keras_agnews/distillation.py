@@ -55,7 +55,7 @@ class Teacher:
             pin = description.weights
             sums = [] if pin is None else [pin.sha256, pin.delta_sha256]
             self.marks.append({"sha256": sums, "temperature": description.temperature})
-            taught.append(loading.recorded_as(source).written)
+            taught.append(loading.recorded_as(source).written())
         self.record = taught or None
 
     @functools.cached_property

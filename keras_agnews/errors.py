@@ -7,6 +7,7 @@ derive from the built-in exception that a caller would guess, so `except ValueEr
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -58,6 +59,12 @@ def listed(items: Sequence[str], mark: str = "; ", most: int = 20) -> str:
     """What a message says of several: the first of them, and how many more there are."""
     more = f"{mark}and {len(items) - most} more" if len(items) > most else ""
     return mark.join(items[:most]) + more
+
+
+def located(error: Exception, place: str | os.PathLike[str]) -> str:
+    """The message of an error, which begins with the place where it was found."""
+    message = str(error)
+    return message if message.startswith(os.fspath(place)) else f"{place}: {message}"
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_agnews import pages
-from keras_agnews.pages import escape
+from keras_agnews.pages import escape, percent
 
 if TYPE_CHECKING:
     from keras_agnews.explain import Explanation
@@ -82,11 +82,6 @@ def signed(value: float) -> str:
     """Two decimals and a sign, but none on a zero."""
     text = f"{abs(value):.2f}"
     return text if float(text) == 0 else f"{'+' if value > 0 else _MINUS}{text}"
-
-
-def percent(share: float) -> str:
-    """One decimal and a space that does not break."""
-    return f"{share:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def readable(tokens: tuple[str, ...]) -> list[tuple[str, bool]]:

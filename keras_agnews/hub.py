@@ -431,13 +431,14 @@ def _aside(path: Path) -> Iterator[None]:
         yield
         return
     old = path.with_name(f".{uuid.uuid4().hex[:8]}{path.name}")
-    os.replace(path, old)
+    with contextlib.suppress(FileNotFoundError):  # another process repairs it too
+        os.replace(path, old)
     try:
         yield
     finally:
         if path.exists():
-            old.unlink()
-        else:
+            old.unlink(missing_ok=True)
+        elif old.exists():
             os.replace(old, path)
 
 
@@ -510,7 +511,7 @@ def verify(
             raise InputError(f"revision {revision!r} goes with an hf:// address, not with {source}")
         directory = registry.locate(source)
         if not (directory / bundle.CONFIG_FILE).is_file():
-            raise NotFoundError(f"{directory} is neither a model's directory nor an address")
+            raise NotFoundError(f"{directory} is no model: it has no {bundle.CONFIG_FILE}")
         place = origin(directory)
         names = _present(directory)
     description = None
@@ -553,7 +554,7 @@ def _compared(
         sum_, against = digest(path), []
         if name in theirs:
             known, who = theirs[name]
-            if not (known == "" or matches(path, known, sum_)):
+            if not matches(path, known, sum_):
                 raise DownloadError(
                     f"{path} has SHA-256 {sum_}, which is not what the Hub has: pull it anew"
                 )
@@ -576,10 +577,10 @@ def _theirs(
     try:
         there = ask(name, commit, lambda client: listing(client, name, commit))
     except KerasAgnewsError as error:
-        recorded = _read_record(_record_file(name, commit)).get("sha256", {})
         warnings.warn(f"not held against the Hub: {error}", stacklevel=3)
         if origin(directory) is None:
             return {}
+        recorded = _read_record(_record_file(name, commit)).get("sha256", {})
         return {file: (value, "record") for file, value in recorded.items()}
     sums = {file: (value, "hub") for file, value in there.sums.items()}
     if origin(directory) is not None or description is None:

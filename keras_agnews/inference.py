@@ -72,20 +72,11 @@ def set_trainable(flags: Iterable[tuple[keras.layers.Layer, bool]]) -> None:
         layer.trainable = flag  # of the layers inside too, which come later
 
 
-def compute_in_bfloat16(model: keras.Model) -> list[tuple[keras.layers.Layer, Any]]:
-    """Let a classifier compute in bfloat16; its weights and its logits stay float32.
-
-    Returns: the layers that have changed and the dtype policies that they had.
-    """
-    return set_precision(model, "mixed_bfloat16")
-
-
-def set_precision(model: keras.Model, policy: str) -> list[tuple[keras.layers.Layer, Any]]:
-    """As `compute_in_bfloat16`, with any policy whose weights are of the same type."""
-    before = [(x, x.dtype_policy) for x in nested_layers(model) if x.name != "logits"]
-    for layer, _ in before:
-        layer.dtype_policy = policy
-    return before
+def compute_in_bfloat16(model: keras.Model) -> None:
+    """Let a classifier compute in bfloat16; its weights and its logits stay float32."""
+    for layer in nested_layers(model):
+        if layer.name != "logits":
+            layer.dtype_policy = "mixed_bfloat16"
 
 
 def precision(model: keras.Model) -> str | None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -156,6 +154,8 @@ def load(
             raise InputError(f"labels must be a list of names, not {labels!r}")
         changes["labels"] = list(labels)
     if max_length is not None:
+        if isinstance(max_length, np.generic):  # as NumPy counts, and JSON does not
+            max_length = max_length.item()
         changes["max_length"] = max_length
         if max_length != target.max_length:
             changes["results"] = []  # they are of texts that were cut elsewhere
@@ -188,7 +188,7 @@ def open_checkpoint(
     if isinstance(source, str) and source.startswith(hub.SCHEME):
         directory = hub.download(source, **pin).directory
     else:
-        directory = _locate(source)
+        directory = registry.locate(source)
     origin = hub.origin(directory)
     checkpoint: Checkpoint
     if huggingface.is_hugging_face(text_files.read_json(directory / bundle.CONFIG_FILE)):
@@ -342,25 +342,3 @@ def _takeable(target: Bundle, origin: Bundle) -> dict[str, tuple[int, ...]]:
     return {
         name: shape for name, shape in target.variables().items() if not name.startswith(tuple(new))
     }
-
-
-def _locate(source: str | os.PathLike[str]) -> Path:
-    if not isinstance(source, str | os.PathLike):
-        raise InputError(f"a model is a name, a path or an address, not {source!r}")
-    if isinstance(source, str) and (found := registry.find(source)) is not None:
-        return found
-    path = expanded(source)
-    if source and os.path.isdir(path):  # also False of a text that is too long for a path
-        return path
-    if isinstance(source, str) and re.match("[a-z_]{2,}:", source):
-        raise NotFoundError(
-            f"{source}: this version loads names, paths, hf://, tfhub: and keras_hub:"
-        )
-    if os.path.isfile(path):
-        remedy = "keras.saving.load_model reads a .keras file; load wants a directory"
-        raise NotFoundError(f"{path} is a file: {remedy}")
-    known = registry.list_models()
-    shown = str(source)[:200]
-    close = difflib.get_close_matches(shown, known, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-    raise NotFoundError(f"{shown!r} is neither a model of the zoo nor a directory; {hint}")

@@ -51,6 +51,11 @@ def escape(text: str) -> str:
     return html.escape(_SURROGATE.sub("\ufffd", text))
 
 
+def percent(share: float, digits: int = 1) -> str:
+    """In per cent, after a space that does not break."""
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
 def render(title: str, body: str, styles: str, script: str = "", data: Any = None) -> str:
     """A whole page.
 

@@ -88,8 +88,10 @@ def push(
         raise InputError(f"{branch} is a commit: push to a branch, whose head then moves")
     if create_pr and (tag or branch != "main"):
         raise InputError("create_pr makes a branch of its own: it goes without revision and tag")
-    if tag is not None and not re.fullmatch(r"[\w.][\w.\-]*", tag, re.ASCII):
-        raise InputError(f"{tag!r} cannot be a tag: letters, digits, '.', '_' and '-' can")
+    if not (
+        tag is None or (isinstance(tag, str) and re.fullmatch(r"[\w.][\w.\-]*", tag, re.ASCII))
+    ):
+        raise InputError(f"{tag!r} cannot be a tag: a str of letters, digits, '.', '_' and '-' can")
     with contextlib.ExitStack() as stack:
         if hasattr(model, "save_bundle"):
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -46,12 +46,14 @@ class RecordedModel:
         kind, seed = (self.recipe.get(key, "unknown") for key in ("recipe", "seed"))
         return f"{self.name} (recipe {kind}, seed {seed})"
 
-    @property
-    def written(self) -> str | dict[str, Any]:
+    def written(self, generations: int = _GENERATIONS) -> str | dict[str, Any]:
         """As a recipe has it; of distant forebears there is no recipe within."""
         if self.recipe is None:
             return self.name
-        return {"name": self.name, "recipe": _shortened(self.recipe, _GENERATIONS - 1)}
+        own: dict[str, Any] = {}
+        if generations:
+            own = _with_models(self.recipe, lambda model: model.written(generations - 1))
+        return {"name": self.name, "recipe": own}
 
     @property
     def fingerprint(self) -> str:
@@ -126,16 +128,6 @@ def _with_models(
     if models := teachers(recipe):
         kept["teacher"] = [write(model) for model in models]
     return kept
-
-
-def _shortened(recipe: dict[str, Any], generations: int) -> dict[str, Any]:
-    def written(model: RecordedModel) -> str | dict[str, Any]:
-        if model.recipe is None:
-            return model.name
-        own = _shortened(model.recipe, generations - 1) if generations else {}
-        return {"name": model.name, "recipe": own}
-
-    return _with_models(recipe, written)
 
 
 def _model(recorded: Any, where: str) -> RecordedModel:

@@ -6,6 +6,7 @@ Nothing here imports a backend, so `keras-agnews list` need not wait for one.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import fnmatch
 import functools
 import importlib
@@ -163,9 +164,31 @@ def find(name: str) -> Path | None:
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """The directory that a name or a path stands for, there or not; a `Path` is never a name."""
-    found = find(source) if isinstance(source, str) else None
-    return found or expanded(source)
+    """The directory that a name or a path stands for; a `Path` is never a name.
+
+    Raises:
+        NotFoundError: there is no such entry and no such directory; the message names the ways on.
+        InputError: it is neither a str nor a path.
+    """
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"a model is a name, a path or an address, not {source!r}")
+    if isinstance(source, str) and (found := find(source)) is not None:
+        return found
+    path = expanded(source)
+    if source and os.path.isdir(path):  # also False of a text that is too long for a path
+        return path
+    if isinstance(source, str) and re.match("[a-z_]{2,}:", source):
+        raise NotFoundError(
+            f"{source}: this version loads names, paths, hf://, tfhub: and keras_hub:"
+        )
+    if os.path.isfile(path):
+        remedy = "keras.saving.load_model reads a .keras file; load wants a directory"
+        raise NotFoundError(f"{path} is a file: {remedy}")
+    known = list_models()
+    shown = str(source)[:200]
+    close = difflib.get_close_matches(shown, known, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    raise NotFoundError(f"{shown!r} is neither a model of the zoo nor a directory; {hint}")
 
 
 @functools.cache

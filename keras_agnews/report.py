@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from keras_agnews import metrics, pages
-from keras_agnews.pages import escape
+from keras_agnews.pages import escape, percent
 
 # A mistake with so high a score looks as if the label were wrong, not the answer.
 CONFIDENT = 0.95
 SHOWN = 60  # of the mistakes
 _GROUPS = 8  # of like length
 _FEW = 20  # answers that tell little together
-_SPACE = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +74,9 @@ def report_page(answers: Answers, model: str, data: str) -> str:
     rows = len(answers.texts)
     cut = f", {answers.truncated:,} of them cut" if answers.truncated else ""
     figures = {
-        "accuracy": _percent(scores.accuracy, 2),
-        "macro F1": _percent(scores.macro_f1, 2),
-        "expected calibration error": _percent(reliability.error, 2),
+        "accuracy": percent(scores.accuracy, 2),
+        "macro F1": percent(scores.macro_f1, 2),
+        "expected calibration error": percent(reliability.error, 2),
         "mistakes": f"{len(answers.mistakes()):,}",
     }
     shown = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in figures.items())
@@ -146,10 +145,6 @@ def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, float((middle - half) / scale)), min(1.0, float((middle + half) / scale))
 
 
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f}{_SPACE}%"
-
-
 # --- the parts -------------------------------------------------------------------------------
 
 
@@ -177,7 +172,7 @@ def _confusion(confusion: np.ndarray, names: Sequence[str]) -> str:
             kind, depth = ("right", share) if i == j else ("wrong", share / most)
             cells += (
                 f'<td class="{kind}" style="--a:{depth:.3f}" title="{escape(name)} answered with '
-                f'{escape(answer)}: {_percent(share)}">{confusion[i, j]:,}</td>'
+                f'{escape(answer)}: {percent(share)}">{confusion[i, j]:,}</td>'
             )
         rows += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
@@ -222,11 +217,11 @@ def _reliability(found: metrics.Reliability) -> str:
         )
         rows += _row(band, f"{count:,}", f"{100 * score:.1f}", f"{100 * right:.1f}")
     marks.append(_text(left, floor + 16, "answers with that score"))
-    name = f"Reliability diagram; the expected calibration error is {_percent(found.error, 2)}"
+    name = f"Reliability diagram; the expected calibration error is {percent(found.error, 2)}"
     return f"""<figure>{_svg(left + side + 14, floor + 26, marks, name)}
 <figcaption>On the line, scores mean what they say; below it the model is too sure. Whiskers are
 95&nbsp;% confidence intervals; fewer than {_FEW} answers are faint. On average the two are
-{_percent(found.error, 2)} apart ({len(found.count)} bins).</figcaption>
+{percent(found.error, 2)} apart ({len(found.count)} bins).</figcaption>
 {_details(("score", "answers", "mean score, %", "right, %"), rows)}</figure>"""
 
 
@@ -263,7 +258,7 @@ def _by_length(answers: Answers) -> str:
     picture = _svg(left + width + 14, bottom + 76, marks, "Accuracy by length of the text")
     return f"""<figure>{picture}
 <figcaption>Accuracy by length, in {len(groups)} groups of about as many texts; the axis begins at
-{_percent(floor, 0)}. Whiskers are 95&nbsp;% confidence intervals.</figcaption>
+{percent(floor, 0)}. Whiskers are 95&nbsp;% confidence intervals.</figcaption>
 {_details(("tokens", "texts", "right, %", "from", "to"), rows)}</figure>"""
 
 
@@ -278,12 +273,12 @@ def _mistakes(answers: Answers) -> str:
         f'<li><p class="verdict"><span class="of">{escape(answers.label_names[answers.labels[i]])}'
         f'</span> <span role="img" aria-label="answered with">&rarr;</span> '
         f"<b>{escape(answers.label_names[answers.best[i]])}</b> "
-        f"<span>{_percent(answers.score[i])}</span></p>"
+        f"<span>{percent(answers.score[i])}</span></p>"
         f'<p class="quote" dir="auto">{escape(answers.texts[i])}</p></li>'
         for i in wrong[:SHOWN]
     )
     return f"""<p><b>{noisy:,}</b> of the {len(wrong):,} mistakes look like label noise: the model
-gives another label than the row&rsquo;s a score of at least {_percent(CONFIDENT, 0)}. That is a
+gives another label than the row&rsquo;s a score of at least {percent(CONFIDENT, 0)}. That is a
 count and no verdict; only a reader can tell. There are {int(sure.sum()):,} answers with such a
 score, and if scores were exact, {expected:,.1f} of them would be wrong.</p>
 <p class="note">The row&rsquo;s label &rarr; the answer, and its score.

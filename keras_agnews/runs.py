@@ -240,9 +240,11 @@ def run(
     named = [rows.label_names[i] for i in rows.labels.tolist()]
     rows = dataclasses.replace(rows, labels=clf.label_ids(named, len(named)), label_names=labels)
     fraction = plan.validation_fraction if held_out is None else None
+    # AG News is the same in a directory of any name, and so must be what two runs record of it.
+    called = "agnews" if rows.split else rows.name
     origin: Any = start
     if start not in STARTS:
-        origin = loading.recorded_as(name if start == "best" else start).written
+        origin = loading.recorded_as(name if start == "best" else start).written()
     if held_out is None:
         # The same rows whatever the seed, so that runs with several can be compared.
         similarity = _NEAR_DUPLICATES if set(labels) == set(data.LABELS) else 1.0
@@ -259,7 +261,7 @@ def run(
         record={
             "start": origin,
             "validation_fraction": fraction,
-            "data": ", ".join(filter(None, (rows.name, rows.note))),
+            "data": ", ".join(filter(None, (called, rows.note))),
         },
         **recipe,
     )

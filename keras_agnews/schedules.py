@@ -39,9 +39,9 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
             warmup = warmup.item()
         if not peak > 0 or not math.isfinite(peak):
             raise InputError(f"peak learning rate must be positive, not {peak!r}")
-        if total_steps < 1:
+        if not total_steps >= 1:
             raise InputError(f"total_steps must be at least 1, not {total_steps!r}")
-        if warmup < 0 or (isinstance(warmup, float) and warmup >= 1) or warmup > total_steps:
+        if not warmup >= 0 or (isinstance(warmup, float) and warmup >= 1) or warmup > total_steps:
             raise InputError(
                 f"warmup {warmup!r} is neither a share below 1 nor 0 to {total_steps} steps"
             )

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from keras_agnews.errors import BundleError
+from keras_agnews.errors import BundleError, located
 from keras_agnews.files import locked, replacing
 
 MAX_BYTES = 1 << 20  # of a JSON file
@@ -30,8 +30,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        detail = str(error) or "nested too deeply"
-        raise BundleError(detail if str(path) in detail else f"{path}: {detail}") from None
+        raise BundleError(located(error, path)) from None
 
 
 def check_plain(value: Any, where: str = "", depth: int = 0) -> None:
@@ -47,11 +46,15 @@ def check_plain(value: Any, where: str = "", depth: int = 0) -> None:
     elif isinstance(value, dict):
         for key, item in value.items():
             inner = f"{where}.{key}" if where else str(key)
+            if not isinstance(key, str):
+                raise BundleError(f"the key {inner!a} is a {type(key).__name__}, not a str")
             check_plain(key, f"the key {inner!a}", depth)
             check_plain(item, inner, depth + 1)
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             check_plain(item, f"{where}[{i}]", depth + 1)
+    elif value is not None and not isinstance(value, (bool, int)):
+        raise BundleError(f"{where} is a {type(value).__name__}, which JSON has not")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_agnews.errors import BundleError, InputError
+from keras_agnews.errors import BundleError, InputError, listed
 from keras_agnews.files import replacing
 from keras_agnews.inputs import check_texts
 
@@ -650,10 +650,10 @@ class WordPieceTokenizer(Tokenizer):
         mask = str(_content(config.get("mask_token", "[MASK]")))
         known = {*around, tokenizer.unknown, tokenizer.padding, mask}
         if more := sorted(_added_tokens(config, whole) - known):
-            shown = ", ".join(more[:5]) + (f" and {len(more) - 5} more" if len(more) > 5 else "")
             warnings.warn(
-                f"{folder} adds the tokens {shown}: here they are split into pieces as other words "
-                "are, so that texts which hold them get other ids than with transformers",
+                f"{folder} adds the tokens {listed(more, ', ', 5)}: here they are split into "
+                "pieces as other words are, so that texts which hold them get other ids than with "
+                "transformers",
                 stacklevel=2,
             )
         return tokenizer

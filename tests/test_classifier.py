@@ -357,6 +357,14 @@ def test_the_description_keeps_to_what_the_model_is(clf: Any) -> None:
         clf.describe(labels=["A", "B", "C", "A"])
     with pytest.raises(InputError, match="results must be a list"):
         clf.describe(results="good")
+    score = {"metric": "accuracy", "value": np.float32(0.5)}
+    for what, value, message in (
+        ("results", [score], r"results\[0\].value is a float32, which JSON has not"),
+        ("recipe", {"x": {1, 2}}, "recipe.x is a set, which JSON has not"),
+        ("recipe", {1: 2}, "the key 'recipe.1' is a int, not a str"),
+    ):
+        with pytest.raises(InputError, match=message):
+            clf.describe(**{what: value})
     assert clf.description == before
     clf.describe(labels=["A", "B", "C", "D"])
     assert clf.labels == ("A", "B", "C", "D")

@@ -995,6 +995,11 @@ def test_a_run_starts_from_ones_own_model_and_its_rows_do_not_depend_on_the_seed
     assert options["record"]["start"] == {"name": "scratch", "recipe": weights}
     assert (held.texts, train.texts) == (other_held.texts, other_train.texts)
     assert "near-duplicates of them left out" in train.note
+    # Rows of one's own are called by their file; AG News is AG News wherever it lies.
+    assert options["record"]["data"].startswith("rows.csv, ")
+    known = dataclasses.replace(rows, source="copies/of it", split="train", note="all")
+    runs.run(str(model), known, tmp_path / "out", plan)
+    assert seen.pop()[2]["record"]["data"].startswith("agnews, all; ")
     # Where a class is gone from the rows, it is said that the model will not know it.
     three = [i for i, label in enumerate(labels) if label != 2]
     fewer = dataclasses.replace(

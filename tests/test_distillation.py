@@ -347,7 +347,7 @@ def test_a_recorded_run_takes_its_teachers_as_they_are_recorded(
     there = dataclasses.replace(opened(TEACHER).description, source=origin)
     checkpoint = dataclasses.replace(opened(TEACHER), description=there)
     monkeypatch.setattr(loading, "open_checkpoint", lambda *_, **__: checkpoint)
-    assert loading.recorded_as(address).written == f"hf://somebody/topics@{'c' * 40}"
+    assert loading.recorded_as(address).written() == f"hf://somebody/topics@{'c' * 40}"
 
 
 @pytest.mark.backend

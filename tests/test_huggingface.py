@@ -556,6 +556,16 @@ def test_configs_that_are_refused(tmp_path: Path, changes: dict[str, Any], messa
     assert str(directory) in str(caught.value)
 
 
+def test_of_the_directory_one_is_in_the_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, _, _ = tiny(tmp_path)
+    configure(directory, problem_type="regression")
+    monkeypatch.chdir(directory)
+    with pytest.raises(BundleError, match=r"^config\.json: problem_type is 'regression'"):
+        open_checkpoint(Path())
+
+
 def test_a_regression_is_no_classifier(tmp_path: Path) -> None:
     directory, _, _ = tiny(tmp_path, id2label={"0": "LABEL_0"})
     with pytest.raises(BundleError, match="1 output"):

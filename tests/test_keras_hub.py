@@ -48,6 +48,9 @@ def test_a_preset_written_gives_the_same_logits_in_keras_hub(
     classifier: Any, models: Any, tmp_path: Path
 ) -> None:
     classifier.temperature = 1.7
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="file is a file: give another output directory"):
+        classifier.save_keras_hub_preset(tmp_path / "file")
     directory = classifier.save_keras_hub_preset(tmp_path / "preset")
     theirs = models.BertTextClassifier.from_preset(str(directory))
     inputs = ids_of(classifier)

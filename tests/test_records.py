@@ -36,7 +36,7 @@ def test_forebears_are_recorded_four_generations_back() -> None:
     """Where each has learned of what it started from, they would double each time."""
     recipe, sizes = FIRST, []
     for i in range(12):
-        before = RecordedModel("tiny-transformer", recipe).written
+        before = RecordedModel("tiny-transformer", recipe).written()
         recipe = FIRST | {"seed": i, "start": before, "teacher": [before, "minilm-L6"]}
         sizes.append(len(json.dumps(recipe)))
         records.check(recipe)

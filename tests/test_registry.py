@@ -34,13 +34,27 @@ def test_a_name_is_found_or_not() -> None:
         assert registry.find(name) is None
 
 
-def test_a_path_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
+def test_a_path_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotFoundError, match="neither a model of the zoo nor a directory"):
+        registry.locate(Path("bert-base"))
+    (tmp_path / "bert-base").mkdir()
     entry = registry.zoo_directory() / "bert-base"
     assert registry.locate("bert-base") == entry
     assert registry.locate(Path("bert-base")) == registry.locate("./bert-base") == Path("bert-base")
     for home in ("~/bert-base", Path("~/bert-base")):
-        assert registry.locate(home) == Path("/home/somebody/bert-base")
+        assert registry.locate(home) == tmp_path / "bert-base"
+
+
+def test_whatever_wants_a_model_says_the_same_of_a_name_that_is_none() -> None:
+    calls = (keras_agnews.load, keras_agnews.verify, lambda name: keras_agnews.push(name, "a/b"))
+    for call in calls:
+        with pytest.raises(NotFoundError, match=r"did you mean 'tiny-transformer'\?"):
+            call("tiny-transfomer")
+    for call in calls[:2]:
+        with pytest.raises(InputError, match="a name, a path or an address, not 5"):
+            call(5)
 
 
 @pytest.mark.backend

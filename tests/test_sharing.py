@@ -181,6 +181,7 @@ def test_branch_and_pull_request(
         ({"create_pr": True, "tag": "v1"}, "without revision and tag"),
         ({"create_pr": True, "revision": "next"}, "without revision and tag"),
         ({"tag": "a b"}, "cannot be a tag"),
+        ({"tag": 1.0}, "a str of letters"),
     ],
 )
 def test_arguments_that_do_not_fit(
@@ -983,7 +984,7 @@ def test_verify_of_a_directory(
     found = machine("verify", written(0))
     against = {file["name"]: file["against"] for file in found}
     assert against == {"config.json": [], "model.safetensors": ["bundle"], "vocab.txt": []}
-    with pytest.raises(CallError, match="neither a model's directory"):
+    with pytest.raises(CallError, match=r"is no model: it has no config\.json"):
         machine("verify", tmp_path)
     with pytest.raises(CallError, match="revision 'v1' goes with an hf:// address"):
         machine("verify", written(0), revision="v1")

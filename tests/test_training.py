@@ -73,7 +73,11 @@ def test_schedule_serializes_and_refuses_nonsense() -> None:
     share = keras_agnews.WarmupLinearDecay(1e-4, 50, np.float32(0.1))
     assert share.warmup_steps == 5
     assert json.dumps(share.get_config())
-    for arguments in ((0.0, 10), (float("nan"), 10), (1e-3, 0), (1e-3, 10, 1.5), (1e-3, 10, 11)):
+    nan = float("nan")
+    for arguments in (
+        *((0.0, 10), (nan, 10), (1e-3, 0), (1e-3, nan)),
+        *((1e-3, 10, 1.5), (1e-3, 10, 11), (1e-3, 10, nan)),
+    ):
         with pytest.raises(InputError):
             keras_agnews.WarmupLinearDecay(*arguments)
 

@@ -11,6 +11,7 @@ import numpy as np
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.errors import InputError, require
+from keras_agnews.files import make_directory
 from keras_agnews.importers.keras_hub import FIELDS, FIXED, TOKENIZER_OPTIONS, our_name
 from keras_agnews.models import built_here
 from keras_agnews.tokenizers import WordPieceTokenizer
@@ -34,6 +35,7 @@ def write(
     config = description.config
     _check(description, tokenizer)
     models = require("keras_hub", "keras-nlp", "to write a preset").models
+    make_directory(directory)
     backbone = models.BertBackbone(**{theirs: getattr(config, f) for f, theirs in FIELDS.items()})
     options = {theirs: getattr(tokenizer, ours) for ours, theirs in TOKENIZER_OPTIONS.items()}
     if options["strip_accents"] is None:  # theirs knows no default that depends on `lowercase`

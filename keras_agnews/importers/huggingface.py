@@ -8,6 +8,7 @@ tensor at a time.
 from __future__ import annotations
 
 import functools
+import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from keras_agnews.errors import (
     InputError,
     MissingDependencyError,
     listed,
+    located,
     require,
 )
 from keras_agnews.tensor_files import StoredTensor, map_safetensors
@@ -317,8 +319,9 @@ def open_checkpoint(
         )
         description = Bundle.from_dict(draft.to_dict())
     except BundleError as error:
-        message = str(error)
-        raise BundleError(message if str(directory) in message else f"{path}: {message}") from None
+        # One of the tokenizer's files has been named.
+        place = directory if str(error).startswith(f"{directory}{os.sep}") else path
+        raise BundleError(located(error, place)) from None
     wanted = ours.encoder_variables() if head is None else description.variables()
     passed_over = [] if ours.pooler else ["encoder/pooler/"]
     if pooling == "mean":

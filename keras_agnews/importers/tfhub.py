@@ -23,7 +23,7 @@ from keras_agnews import __version__, bundle
 from keras_agnews.bundle import Bundle
 from keras_agnews.configs import BertConfig
 from keras_agnews.data import LABELS, cache_directory
-from keras_agnews.errors import BundleError, NotFoundError, listed, require
+from keras_agnews.errors import BundleError, NotFoundError, listed, located, require
 from keras_agnews.files import digest
 from keras_agnews.tokenizers import Tokenizer, WordPieceTokenizer, read_vocabulary
 
@@ -197,10 +197,7 @@ def _convert(directory: Path, place: Path, handle: str | None) -> None:
             "set KERAS_AGNEWS_CACHE to a directory that can be written"
         ) from error
     except (ValueError, TypeError) as error:  # the latter of a type that TensorFlow does not know
-        message = str(error)
-        raise BundleError(
-            message if str(directory) in message else f"{directory}: {message}"
-        ) from None
+        raise BundleError(located(error, directory)) from None
 
 
 def _match(saved: _SavedModel) -> tuple[BertConfig, dict[str, str]]:
