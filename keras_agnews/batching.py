@@ -194,7 +194,8 @@ class Batches(keras.utils.PyDataset):
             raise InputError(f"seed must be 0 or a positive integer, not {seed!r}")
         self._lengths, self.labels, self._fetch = lengths, labels, fetch
         self._batch_size, self._sample_weight, self._shuffle = batch_size, sample_weight, shuffle
-        self._seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
+        # What `keras.utils.set_random_seed` has set.
+        self._seed = np.random.randint(2**31) if seed is None else seed
         self._steps = steps
         self._held = False
         self._lay_out(0, 0)

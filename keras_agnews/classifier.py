@@ -451,7 +451,7 @@ class TextClassifier(keras.Model):
     def _steps(self) -> int | None:
         """How many the optimizer has taken."""
         optimizer = getattr(self, "optimizer", None)
-        return optimizer and int(keras.ops.convert_to_numpy(optimizer.iterations.value))
+        return optimizer and int(keras.ops.convert_to_numpy(optimizer.iterations))
 
     def evaluate(
         self,

@@ -99,6 +99,13 @@ class Dataset:
         """The last part of the source, which of "." is the directory's name."""
         return Path(os.path.abspath(self.source)).name
 
+    def __repr__(self) -> str:
+        # In a notebook, of a split it would be all its texts.
+        return (
+            f"Dataset({len(self.texts):,} texts, labels {', '.join(self.label_names[:20])}, "
+            f"note={self.note!r}, source={self.source!r}, split={self.split!r})"
+        )
+
     def __iter__(self) -> Iterator[Any]:
         return iter((self.texts, self.labels, self.label_names))
 

@@ -24,15 +24,20 @@ def check_texts(texts: Any) -> Sequence[str]:
         raise InputError("texts must be a list of str, not a set, which has no order")
     if hasattr(texts, "tolist"):  # NumPy array, pandas Series
         texts = texts.tolist()
-    elif not isinstance(texts, (list, tuple)):
-        texts = list(texts)
-    for i, text in enumerate(texts):
+    elif hasattr(texts, "to_pylist"):  # a column of pyarrow's
+        texts = texts.to_pylist()
+    checked: list[str] = []
+    for i, text in enumerate(texts):  # up to a bad one: there may be no end
         if not isinstance(text, str):
             remedy = ""
             if _is_missing(text):
                 remedy = ": a missing value; leave it out, or put an empty text there"
+            elif isinstance(text, bytes):
+                remedy = ": decode it, as with text.decode('utf-8')"
+            elif isinstance(text, tuple):
+                remedy = ": fit and evaluate take texts and labels apart, not in batches"
             raise InputError(f"texts[{i}] is {type(text).__name__}, not str{remedy}")
-    checked: Sequence[str] = texts
+        checked.append(text)
     return checked
 
 

@@ -102,6 +102,15 @@ class _Layer(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **dict(self._arguments)}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        # Frozen at the end: in Keras's constructor there are no layers inside yet.
+        config = dict(config)
+        trainable = config.pop("trainable", True)
+        layer = super().from_config(config)
+        layer.trainable = trainable
+        return layer
+
     def _dense(self, units: int, name: str, use_bias: bool = True) -> keras.layers.Dense:
         return Dense(
             units,
@@ -446,7 +455,7 @@ class SelfAttention(_Layer):
         key = self._split(self.key(hidden))
         value = self._split(self.value(hidden))
         if attend is not None:
-            attend = ops.expand_dims(attend, (1, 2))
+            attend = ops.expand_dims(ops.cast(attend, "bool"), (1, 2))
         if training and self.dropout:
             weights = self.dropout_layer(self._weights(query, key, attend), training=True)
             context = ops.einsum("bhqk,bkhd->bqhd", weights, value)

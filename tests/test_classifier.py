@@ -706,6 +706,36 @@ def test_a_call_with_texts_names_what_takes_them(clf: Any) -> None:
         clf.evaluate(TEXTS, LABELS, epochs=2)
 
 
+@pytest.mark.backend
+def test_updates_may_gather_several_batches_and_keras_seed_counts() -> None:
+    import keras
+
+    answers = []
+    for _ in range(2):
+        keras.utils.set_random_seed(7)
+        clf = keras_agnews.load("tiny-transformer")
+        clf.compile(
+            keras.optimizers.Adam(1e-2, gradient_accumulation_steps=2),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        before = clf.predict(TEXTS)
+        clf.fit(TEXTS * 3, LABELS * 3, batch_size=4, verbose=0)
+        answers.append(clf.predict(TEXTS))
+        assert np.abs(answers[-1] - before).max() > 0.01
+    np.testing.assert_array_equal(*answers)
+
+
+def test_texts_without_end_and_columns_of_pyarrow(clf: Any) -> None:
+    import pyarrow as pa
+
+    column = pa.chunked_array([TEXTS[:1], TEXTS[1:]])
+    np.testing.assert_array_equal(clf.predict(column), clf.predict(TEXTS))
+    with pytest.raises(InputError, match=r"texts\[0\] is tuple, not str: fit and evaluate take"):
+        clf.fit(itertools.repeat((TEXTS, LABELS)), steps_per_epoch=2)
+    with pytest.raises(InputError, match=r"texts\[1\] is bytes, not str: decode it"):
+        clf.predict(["a", b"b"])
+
+
 @pytest.mark.once
 def test_a_file_in_the_way_of_an_output_is_named(clf: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")

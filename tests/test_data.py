@@ -709,6 +709,12 @@ def test_the_real_train_rows(agnews: Path) -> None:
     assert set(map(type, read.texts)) == {str}
 
 
+def test_a_notebook_shows_no_texts() -> None:
+    rows = data.Dataset(["Oil is up"] * 9_000, np.zeros(9_000, np.int32), ("a", "b"), "", "x.csv")
+    assert repr(rows).startswith("Dataset(9,000 texts, labels a, b, note=''")
+    assert "Oil" not in repr(rows)
+
+
 def test_a_directory_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / "news"
     directory.mkdir()

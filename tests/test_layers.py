@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -733,6 +734,38 @@ def test_dropout_keeps_its_rate_the_mean_and_the_gradient(
         result = layer(inputs, training=True)
         result.sum().backward()
         np.testing.assert_array_equal(inputs.grad.numpy(), result.detach().numpy())
+
+
+def test_what_is_frozen_stays_so_in_a_copy_and_a_file(tmp_path: Path) -> None:
+    import keras
+
+    import keras_agnews
+
+    clf = keras_agnews.load("tiny-transformer")
+    clf.encoder.trainable = False
+    ids = keras.Input((None,), dtype="int32", name="input_word_ids")
+    hidden = clf.encoder({"input_word_ids": ids})["default"]
+    model = keras.Model(ids, keras.layers.Dense(4)(hidden))
+    model.save(tmp_path / "m.keras")
+    for again in (
+        keras.models.clone_model(model),
+        keras.saving.load_model(tmp_path / "m.keras"),
+    ):
+        assert len(again.trainable_variables) == len(model.trainable_variables) == 2
+        again.get_layer("encoder").trainable = True
+        assert len(again.trainable_variables) == len(model.weights)
+
+
+def test_a_mask_of_numbers_is_one_of_bools() -> None:
+    from keras import ops
+
+    from keras_agnews import layers
+
+    block = layers.TransformerBlock(8, 2, 16)
+    hidden = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
+    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], "int32")
+    found = [ops.convert_to_numpy(block(hidden, attend=m)) for m in (mask, mask.astype(bool))]
+    np.testing.assert_array_equal(*found)
 
 
 def test_dropout_with_a_shape_or_a_seed_is_keras_s() -> None:
