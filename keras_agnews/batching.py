@@ -165,8 +165,10 @@ class Batches(keras.utils.PyDataset):
         batch_size: rows of a batch.
         sample_weight: float32 `(n,)`, optional.
         shuffle: whether to draw batches anew each epoch.
-        seed: of the shuffling; drawn where it is `None`. Keras's `fit` begins with epoch 0 or 1,
-            as the backend looks at a batch beforehand or not; `start_epoch` says which it is.
+        seed: of the shuffling, and of what `fetch` draws. Where it is `None`, rows that are
+            shuffled have one from the state that `keras.utils.set_random_seed` sets, others 0.
+            Keras's `fit` begins with epoch 0 or 1, as the backend looks at a batch beforehand or
+            not; `start_epoch` says which it is.
         steps: at most so many batches an epoch.
     """
 
@@ -194,8 +196,9 @@ class Batches(keras.utils.PyDataset):
             raise InputError(f"seed must be 0 or a positive integer, not {seed!r}")
         self._lengths, self.labels, self._fetch = lengths, labels, fetch
         self._batch_size, self._sample_weight, self._shuffle = batch_size, sample_weight, shuffle
-        # What `keras.utils.set_random_seed` has set.
-        self._seed = np.random.randint(2**31) if seed is None else seed
+        if seed is None:
+            seed = np.random.randint(2**31) if shuffle else 0
+        self._seed = seed
         self._steps = steps
         self._held = False
         self._lay_out(0, 0)

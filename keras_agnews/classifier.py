@@ -233,7 +233,10 @@ class TextClassifier(keras.Model):
         return self.predict(x)
 
     def features(self, texts: Any, batch_size: int | None = None) -> np.ndarray:
-        """What the classification head sees of each text, float32 `(n, hidden_size)`."""
+        """What the classification head sees of each text, float32 `(n, hidden_size)`.
+
+        Texts and batch size as for `predict`. They can be the inputs of a model of your own.
+        """
         if self._features_forward is None:
             head = self.layer("head_dropout")
             self._features_forward = inference.compile_forward(
@@ -363,7 +366,7 @@ class TextClassifier(keras.Model):
             shuffle: whether batches are drawn anew each epoch.
             class_weight: dict from label, int or name, to weight.
             sample_weight: float `(n,)`.
-            seed: of the shuffling.
+            seed: of the shuffling; by default what `keras.utils.set_random_seed` makes of it.
             **kwargs: callbacks, verbose, initial_epoch, ...: as `keras.Model.fit`.
 
         Returns: Keras's `History`. Where a step was taken, the temperature is 1 afterwards, and the

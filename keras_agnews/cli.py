@@ -252,7 +252,7 @@ def explain_(name: str, text: str, output: Path, label: str | None, base: str | 
 @click.argument("pattern", default="*", metavar="[PATTERN | hf://USER]")
 @_format_option
 def list_(pattern: str, form: str) -> None:
-    """List the models whose name matches PATTERN, e.g. '*bert*', or a user's on the Hub."""
+    """List the models whose name matches PATTERN, as '*bert*' does, or a user's on the Hub."""
     if pattern.startswith("hf://"):
         _list_hub(pattern, form)
         return

@@ -56,7 +56,10 @@ def label_ids(labels: Any, names: Sequence[str], count: int) -> np.ndarray:
     except ValueError as error:  # lists of several lengths
         raise InputError(f"labels must be one int or one name for each text: {error}") from None
     if values.ndim != 1 or len(values) != count:
-        raise InputError(f"labels have shape {values.shape}, but there are {count} texts")
+        remedy = ""
+        if values.ndim == 2 and len(values) == count:
+            remedy = ": pass " + ("labels.ravel()" if values.shape[1] == 1 else "labels.argmax(1)")
+        raise InputError(f"labels have shape {values.shape}, but there are {count} texts{remedy}")
     if values.dtype == object and all(type(label) is int for label in values):
         values = values.astype(np.int64)  # a pandas column that once had gaps
     if values.dtype.kind in "iu":

@@ -72,7 +72,7 @@ def push(
     Raises:
         InputError: an argument that does not fit, or a tag that is taken.
         BundleError: the directory is not a whole bundle, or a card cannot be read.
-        NotFoundError: the Hub has no such repository or revision for us.
+        NotFoundError: there is no such model, or the Hub has no such repository or revision for us.
         UploadError: the Hub refused, cannot be reached, or the branch has moved meanwhile.
 
     Example:

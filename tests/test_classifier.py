@@ -721,17 +721,23 @@ def test_updates_may_gather_several_batches_and_keras_seed_counts() -> None:
         before = clf.predict(TEXTS)
         clf.fit(TEXTS * 3, LABELS * 3, batch_size=4, verbose=0)
         answers.append(clf.predict(TEXTS))
+        state = np.random.get_state()[2]
+        clf.evaluate(TEXTS, LABELS, verbose=0)
+        assert np.random.get_state()[2] == state, "only shuffling draws"
         assert np.abs(answers[-1] - before).max() > 0.01
     np.testing.assert_array_equal(*answers)
 
 
-def test_texts_without_end_and_columns_of_pyarrow(clf: Any) -> None:
+def test_inputs_of_other_forms_are_taken_or_told_the_remedy(clf: Any) -> None:
     import pyarrow as pa
 
     column = pa.chunked_array([TEXTS[:1], TEXTS[1:]])
     np.testing.assert_array_equal(clf.predict(column), clf.predict(TEXTS))
     with pytest.raises(InputError, match=r"texts\[0\] is tuple, not str: fit and evaluate take"):
         clf.fit(itertools.repeat((TEXTS, LABELS)), steps_per_epoch=2)
+    for labels, remedy in (([[0]], r"labels.ravel\(\)"), ([[0, 1, 0, 0]], r"labels.argmax\(1\)")):
+        with pytest.raises(InputError, match=f"but there are 1 texts: pass {remedy}"):
+            clf.evaluate(["a"], labels)
     with pytest.raises(InputError, match=r"texts\[1\] is bytes, not str: decode it"):
         clf.predict(["a", b"b"])
 
